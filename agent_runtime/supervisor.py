@@ -1,0 +1,176 @@
+"""The first process of a sandbox: starts loop and helper, restarts the helper, collects the dead, ends them all.
+
+    supervisor (root with SETUID, SETGID, KILL only)
+      ├─ loop    uid A, opens the link          ─┐ joined by a socketpair; when it breaks, the loop asks here
+      └─ helper  uid B, every file and command  ─┘ (over `control`) for a fresh helper
+
+Without user ids (sandbox `local`) the same three processes run as one user.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from agent_runtime import protocol
+from agent_runtime.channel import RESTART, STARTED, Channel
+from agent_runtime.processes import Users, be_first_to_go, become, kill_all
+
+RESTART_PATIENCE_S = 15.0
+EXIT_TERMINATED = 128 + signal.SIGTERM
+
+
+class Options(NamedTuple):
+    """Directories of the sandbox, and who runs as whom."""
+
+    link: str
+    objects: str
+    work: str
+    users: Users
+    link_silence_s: float
+
+
+class Supervisor:
+    """Runs one sandbox. Everything happens in `run`, in one thread."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._helper_pid = 0
+        self._loop_pid = 0
+        self._exit_code: int | None = None
+        self._wakeup, self._wakeup_end = socket.socketpair()
+        self._control, self._loop_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def run(self) -> int:
+        """Returns the loop's exit code once it has ended and nothing of the sandbox runs any more."""
+        self._watch_signals()
+        loop_end, helper_end = socket.socketpair()
+        self._loop_pid = _fork(lambda: self._be_loop(loop_end, helper_end))
+        self._helper_pid = _fork(lambda: self._be_helper(helper_end, loop_end))
+        for end in (loop_end, helper_end, self._loop_control):
+            end.close()
+        while self._exit_code is None:
+            ready, _, _ = select.select([self._wakeup, self._control], [], [])
+            if self._wakeup in ready:
+                self._handle_signals()
+            if self._control in ready and self._exit_code is None:
+                self._handle_request()
+        self._kill_loop()
+        self._kill_helper(collected=False)
+        return self._exit_code
+
+    def _watch_signals(self) -> None:
+        self._wakeup.setblocking(False)
+        self._wakeup_end.setblocking(False)
+        signal.set_wakeup_fd(self._wakeup_end.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+
+    def _handle_signals(self) -> None:
+        received = self._wakeup.recv(4096)
+        if signal.SIGTERM in received or signal.SIGINT in received:
+            self._exit_code = EXIT_TERMINATED
+        self._reap()
+
+    def _reap(self) -> None:
+        """Collect every dead child: as PID 1 we inherit the orphans too."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid == self._loop_pid and self._exit_code is None:
+                self._exit_code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
+            if pid == self._loop_pid:
+                self._loop_pid = 0
+            if pid == self._helper_pid:
+                self._helper_pid = 0
+
+    def _handle_request(self) -> None:
+        """The loop wants a fresh helper. An end of file means that the loop is about to be reaped."""
+        if self._control.recv(len(RESTART)) != RESTART:
+            select.select([self._wakeup], [], [])
+            return
+        try:
+            end = self._restart_helper()
+        except OSError as error:
+            print(f"farhand: the helper cannot be started again: {error}", file=sys.stderr)
+            self._control.send(b"failed")
+            return
+        socket.send_fds(self._control, [STARTED], [end.fileno()])
+        end.close()
+
+    def _restart_helper(self) -> socket.socket:
+        """Kill all that runs as helper, and fork: the killed hold their places until they are collected."""
+        deadline = time.monotonic() + RESTART_PATIENCE_S
+        loop_end, helper_end = socket.socketpair()
+        while True:
+            self._kill_helper(collected=True)
+            try:
+                self._helper_pid = _fork(lambda: self._be_helper(helper_end, loop_end))
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+                continue
+            helper_end.close()
+            return loop_end
+
+    def _kill_helper(self, *, collected: bool) -> None:
+        kill_all(self._options.users, self._helper_pid, self._options.work, self._reap, collected=collected)
+
+    def _kill_loop(self) -> None:
+        if self._loop_pid:
+            os.kill(self._loop_pid, signal.SIGKILL)
+
+    def _be_loop(self, end: socket.socket, helper_end: socket.socket) -> int:
+        sys.modules["ssl"] = None  # type: ignore[assignment]  # http.client would spend 5 ms on it, for nothing
+        from agent_runtime import loop
+        from agent_runtime.helper_client import HelperClient
+        from agent_runtime.link import Link
+
+        self._forget_everything(helper_end, self._control)
+        become(self._options.users.loop)
+        link = Link(os.path.join(self._options.link, protocol.SOCKET), self._options.link_silence_s)
+        repo = os.path.join(self._options.work, "repo")
+        return loop.main(link, HelperClient(Channel(end), self._loop_control, repo))
+
+    def _be_helper(self, end: socket.socket, loop_end: socket.socket) -> int:
+        from agent_runtime import helper
+
+        self._forget_everything(loop_end, self._control, self._loop_control)
+        be_first_to_go()
+        become(self._options.users.helper)
+        return helper.main(Channel(end), self._options.work, self._options.objects)
+
+    def _forget_everything(self, *ends: socket.socket) -> None:
+        """In a child: no signal handling and no socket of the supervisor is left."""
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        for end in (*ends, self._wakeup, self._wakeup_end):
+            end.close()
+
+
+def _fork(body: Callable[[], int]) -> int:
+    """Run `body` in a child and end it with the code that it returns. Returns the child's pid."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        code = body()
+    except BaseException:  # noqa: BLE001  (a child must never return into its parent's code)
+        sys.excepthook(*sys.exc_info())  # not `traceback`, whose import every start would pay
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

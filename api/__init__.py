@@ -1,0 +1,1 @@
+"""The HTTP face of a deployment: REST under `/v1`, authentication, and the WebSocket gateway."""

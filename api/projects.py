@@ -1,0 +1,102 @@
+"""Routes of projects. SQL and rules stand in `infra.projects`."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from pydantic import Field
+
+from api import answers
+from api.fields import Line, Name, Request, Secret, Url
+from api.idempotency import Key, claim, keep
+from api.pages import PageQuery, decode_id, encode, page
+from api.routes import Call, Json, Reply, Routes
+from infra import projects
+from infra.crypto import KeyRing
+from infra.repo_url import check_repo_url
+from infra.tasks.log import rfc3339
+
+routes = Routes("projects")
+
+
+class ChangeProject(Request):
+    """What is left out stays; null takes a credential away."""
+
+    name: Name | None = None
+    git_username: Line | None = Field(None, description="Default: x-access-token.")
+    git_token: Secret | None = Field(None, description="Sent as HTTP password. Write-only.")
+
+
+class NewProject(ChangeProject):
+    """A git repository, with a token if it is private."""
+
+    repo_url: Url
+
+
+@routes.post("/v1/projects", answer=answers.Project, status=201, idempotent=True)
+def create_project(call: Call, body: NewProject) -> Reply:
+    """Make a project of a repository. A task on a `repo_url` makes one by itself."""
+    url = check_repo_url(body.repo_url, call.services.settings.allowed_repo_hosts)
+    key = call.key and Key.of(call.user_id, "create_project", call.key, body.model_dump(mode="json"))
+    with call.services.database.begin() as connection:
+        if key and (kept := claim(connection, key)) is not None:
+            return Reply(kept, {"Idempotency-Replayed": "true"})
+        values = _values(body, call.services.keys)
+        project = _project_json(projects.create(connection, user_id=call.user_id, repo_url=url, values=values))
+        if key:
+            keep(connection, key, 201, project)
+        return Reply(project)
+
+
+@routes.get("/v1/projects", answer=answers.Page[answers.Project])
+def list_projects(call: Call, query: PageQuery) -> Json:
+    """Your projects, newest first."""
+    before = decode_id(query.cursor)
+    with call.services.database.read() as connection:
+        rows = projects.list_newest_first(connection, user_id=call.user_id, before=before, limit=query.limit + 1)
+    return page([_project_json(row) for row in rows], query.limit, lambda item: encode(item["id"]))
+
+
+@routes.get("/v1/projects/<uuid:project_id>", answer=answers.Project)
+def get_project(call: Call, project_id: UUID) -> Json:
+    """One project."""
+    with call.services.database.read() as connection:
+        return _project_json(projects.get(connection, project_id, user_id=call.user_id))
+
+
+@routes.patch("/v1/projects/<uuid:project_id>", answer=answers.Project)
+def change_project(call: Call, project_id: UUID, body: ChangeProject) -> Json:
+    """Change its name or its credentials. The repository of a project never changes: make another project."""
+    values = _values(body, call.services.keys)
+    with call.services.database.begin() as connection:
+        return _project_json(projects.change(connection, project_id, user_id=call.user_id, values=values))
+
+
+@routes.delete("/v1/projects/<uuid:project_id>")
+def delete_project(call: Call, project_id: UUID) -> Reply:
+    """Forget a project and its tasks, all of which must have ended. Branches that were pushed stay."""
+    with call.services.database.begin() as connection:
+        projects.remove(connection, project_id, user_id=call.user_id)
+    return Reply(None)
+
+
+def _values(body: ChangeProject, keys: KeyRing) -> dict[str, Any]:
+    """The columns that a request names."""
+    given = body.model_dump(include=body.model_fields_set & {"name", "git_username"})
+    if given.get("name", "") is None:
+        del given["name"]
+    if "git_token" in body.model_fields_set:
+        given["git_token_encrypted"] = None if body.git_token is None else keys.encrypt(body.git_token)
+    return given
+
+
+def _project_json(row: projects.ProjectRow) -> Json:
+    return {
+        "id": str(row.id),
+        "repo_url": row.repo_url,
+        "name": row.name,
+        "git_username": row.git_username,
+        "has_git_token": row.git_token_encrypted is not None,
+        "created_at": rfc3339(row.created_at),
+    }

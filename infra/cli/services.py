@@ -1,0 +1,83 @@
+"""One service each, for compose, systemd and development. The process becomes the service."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from infra import settings
+from infra.cli import launch
+from infra.cli.launch import become
+
+_pass_on = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+
+host_option = click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+
+
+@click.command(name="api")
+@host_option
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
+@click.option("--with-stream", is_flag=True, help="Serve the WebSocket stream on the same port.")
+def api(host: str, port: int, *, with_stream: bool) -> None:
+    """Run the REST API (gunicorn). Needs FARHAND_DATABASE_URL, FARHAND_REDIS_URL and FARHAND_SECRET_KEYS."""
+    become(launch.api_command(bind=f"{host}:{port}", part="both" if with_stream else "rest"))
+
+
+@click.command(name="gateway")
+@host_option
+@click.option("--port", type=click.IntRange(0, 65535), default=8001, show_default=True)
+def gateway(host: str, port: int) -> None:
+    """Run the WebSocket gateway (gunicorn). Needs the same settings as the API."""
+    become(launch.api_command(bind=f"{host}:{port}", part="stream"))
+
+
+@click.command(name="worker")
+@click.option("--number", type=click.IntRange(1), default=1, help="Tells the workers of one host apart.")
+def worker(number: int) -> None:
+    """Run a worker (Celery).
+
+    It runs FARHAND_WORKER_SLOTS tasks at a time, in sandboxes of its host. Needs the same settings as the API.
+    """
+    become(launch.worker_command(slots=settings.load().worker_slots, number=number))
+
+
+@click.command(name="migrate")
+def migrate() -> None:
+    """Bring the database to the schema of this version.
+
+    Needs FARHAND_DATABASE_URL. Any number of services may do it at once.
+    """
+    from infra.db import Database
+    from infra.migrate import upgrade
+
+    database = Database(settings.load().database_url, pool_size=1)
+    try:
+        click.echo(f"the database is at revision {upgrade(database)}")
+    finally:
+        database.close()
+
+
+@click.command(name="image", context_settings=_pass_on, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def image(arguments: tuple[str, ...]) -> None:
+    """Build the image that sandboxes run."""
+    become((sys.executable, "-m", "infra.images.build", *arguments))
+
+
+@click.command(name="test", context_settings=_pass_on, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def test(arguments: tuple[str, ...]) -> None:
+    """Run the test suite.
+
+    Arguments are pytest's (default: `-q tests`). It brings its own Postgres and Redis. Tests that need Docker are
+    skipped without one, unless FARHAND_REQUIRE (such as `docker`) says that they must run.
+    """
+    become((sys.executable, "-m", "pytest", *(arguments or ("-q", "tests"))))
+
+
+@click.command(name="bench", context_settings=_pass_on, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def bench(arguments: tuple[str, ...]) -> None:
+    """Run the benchmarks: `farhand bench [NAME] [--json]`."""
+    become((sys.executable, "-m", "tests.bench", *arguments))

@@ -1,0 +1,10 @@
+"""Everything that reads or writes the `tasks` row and what hangs on it.
+
+states        the states, a sentence for each, and the drawing
+log           the event log: append in the transaction that changes the row, publish after its commit
+transitions   every change of `tasks.status`, one guarded statement each
+ownership     workers, heartbeats and the sweep
+records       what an attempt recorded: steps, tool calls, trees; and the job that the next attempt gets
+budget        money held before a model call and settled after it
+views         what clients read
+"""

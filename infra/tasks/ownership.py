@@ -1,0 +1,228 @@
+"""Workers, their heartbeats, and the sweep that gives the work of lost workers to others.
+
+A worker's row is its lease: `alive_until` is pushed forward every few seconds, in database time. Nobody touches
+task rows for a heartbeat. A sweep marks a lost worker and requeues its tasks in one transaction, so that a worker
+which comes back finds itself either still owner of all its tasks or of none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Connection, func, insert, or_, select, update
+
+from agent_runtime.protocol import Failure
+from infra.ids import new_id
+from infra.tables import Attempt, Task, Worker
+from infra.tasks.log import TaskRow, Transaction
+from infra.tasks.states import Status
+from infra.tasks.transitions import Lease, close_attempt, in_seconds
+
+MAX_DEATHS = 5
+"""Deaths of sandboxes or workers without a new step in between, after which a task is taken for poison."""
+
+RESEND_AFTER = timedelta(seconds=30)
+
+POISONED: Failure = {
+    "code": "worker_died_repeatedly",
+    "message": f"{MAX_DEATHS} workers or sandboxes in a row died on this task without a step forward",
+    "hint": "Look into the workers' logs (out of memory?), then retry the task.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """`alive`: this worker still owns its tasks, `held`. `cancelled`: those whose user wants them to end."""
+
+    alive: bool
+    held: tuple[Lease, ...]
+    cancelled: tuple[UUID, ...]
+
+
+def register(connection: Connection, *, name: str, slots: int, protocol_version: int, ttl: float) -> UUID:
+    """A new worker row, alive for `ttl` seconds."""
+    worker_id = new_id()
+    connection.execute(
+        insert(Worker).values(
+            id=worker_id, name=name, slots=slots, protocol_version=protocol_version, alive_until=in_seconds(ttl)
+        )
+    )
+    return worker_id
+
+
+def heartbeat(connection: Connection, worker_id: UUID, *, ttl: float) -> Heartbeat:
+    """Stay alive for `ttl` seconds more, unless a sweep has given this worker's tasks away."""
+    alive = connection.execute(
+        update(Worker).where(Worker.id == worker_id, Worker.swept_at.is_(None)).values(alive_until=in_seconds(ttl))
+    ).rowcount
+    rows = connection.execute(
+        select(Task.id, Task.lease_token, Task.attempt, Task.cancel_requested_at).where(
+            Task.worker_id == worker_id, Task.status == Status.RUNNING
+        )
+    ).all()
+    return Heartbeat(
+        bool(alive),
+        tuple(Lease(row.id, row.lease_token, row.attempt) for row in rows),
+        tuple(row.id for row in rows if row.cancel_requested_at is not None),
+    )
+
+
+def cancelled(connection: Connection, worker_id: UUID) -> tuple[UUID, ...]:
+    """The tasks of a worker whose user wants them to end."""
+    rows = connection.execute(
+        select(Task.id).where(
+            Task.worker_id == worker_id, Task.status == Status.RUNNING, Task.cancel_requested_at.is_not(None)
+        )
+    )
+    return tuple(rows.scalars())
+
+
+def retire(connection: Connection, worker_id: UUID, *, seconds: float) -> None:
+    """A worker that shuts down: its tasks may be taken `seconds` from now."""
+    connection.execute(
+        update(Worker)
+        .where(Worker.id == worker_id)
+        .values(alive_until=func.least(Worker.alive_until, in_seconds(seconds)))
+    )
+
+
+def live_slots(connection: Connection) -> int:
+    """How many tasks all live workers can run at a time."""
+    alive = (Worker.alive_until > func.now(), Worker.swept_at.is_(None))
+    return connection.execute(select(func.coalesce(func.sum(Worker.slots), 0)).where(*alive)).scalar_one()
+
+
+def sandboxes_in_use(connection: Connection) -> set[str]:
+    """Sandboxes of running tasks: the only ones that may exist."""
+    rows = connection.execute(
+        select(Attempt.sandbox_id)
+        .join(Task, (Task.id == Attempt.task_id) & (Task.attempt == Attempt.number))
+        .where(Task.status == Status.RUNNING)
+    ).scalars()
+    return {sandbox_id for sandbox_id in rows if sandbox_id is not None}
+
+
+def sweep_lost_workers(tx: Transaction) -> list[TaskRow]:
+    """Mark workers without a heartbeat, and requeue (or cancel, or fail as poison) every task that they held.
+
+    `SKIP LOCKED` lets any number of workers sweep at once.
+    """
+    return _sweep(tx, Worker.alive_until < func.now())
+
+
+def bury(tx: Transaction, worker_id: UUID) -> list[TaskRow]:
+    """As the sweep, for one worker whose process is known to be dead, without waiting for its ttl."""
+    return _sweep(tx, Worker.id == worker_id)
+
+
+def _sweep(tx: Transaction, lost: ColumnElement[bool]) -> list[TaskRow]:
+    found = select(Worker.id).where(lost, Worker.swept_at.is_(None)).with_for_update(skip_locked=True)
+    workers = tx.connection.execute(found).scalars().all()
+    tx.connection.execute(update(Worker).where(Worker.id == func.any(list(workers))).values(swept_at=func.now()))
+    # Of all swept workers: a claim that was under way when its worker was marked may have been committed after that.
+    held = tx.connection.execute(
+        select(Task.id, Task.attempt, Task.lease_token, Task.deaths, Task.cancel_requested_at)
+        .join(Worker, Worker.id == Task.worker_id)
+        .where(Task.status == Status.RUNNING, Worker.swept_at.is_not(None))
+    ).all()
+    return [row for task in held if (row := _take_back(tx, task)) is not None]
+
+
+def cancel_unowned(tx: Transaction) -> list[TaskRow]:
+    """End pending tasks whose cancel was asked for while a worker held them."""
+    rows = tx.connection.execute(
+        select(Task.id).where(Task.status == Status.PENDING, Task.cancel_requested_at.is_not(None))
+    ).scalars()
+    ended = [
+        tx.advance((Task.id == task_id, Task.status == Status.PENDING), _CANCELLED, values=_cancelled_values())
+        for task_id in rows.all()
+    ]
+    return [row for row in ended if row is not None]
+
+
+def due(tx: Transaction, *, limit: int) -> Sequence[TaskRow]:
+    """Pending tasks whose wake-up may be lost, oldest first of each user in turn; marked as sent again."""
+    turn = func.row_number().over(partition_by=Task.user_id, order_by=Task.id)
+    waiting = (
+        select(Task.id, turn.label("turn"))
+        .where(
+            Task.status == Status.PENDING,
+            Task.cancel_requested_at.is_(None),
+            or_(Task.enqueued_at.is_(None), Task.enqueued_at < func.now() - RESEND_AFTER),
+            or_(Task.not_before.is_(None), Task.not_before <= func.now()),
+        )
+        .subquery()
+    )
+    first = select(waiting.c.id).order_by(waiting.c.turn, waiting.c.id).limit(limit)
+    return tx.connection.execute(
+        update(Task)
+        .where(Task.id.in_(first), Task.status == Status.PENDING)
+        .values(enqueued_at=func.now())
+        .returning(*Task.__table__.c)
+    ).all()
+
+
+def forget_wake_up(connection: Connection, task_id: UUID) -> None:
+    """A wake-up came to a worker that could not use it: it counts as not sent."""
+    connection.execute(update(Task).where(Task.id == task_id, Task.status == Status.PENDING).values(enqueued_at=None))
+
+
+def next_of_user(connection: Connection, user_id: UUID) -> list[tuple[UUID, int]]:
+    """The oldest pending task of a user whose slot became free, with its last attempt; empty when there is none."""
+    rows = connection.execute(
+        select(Task.id, Task.attempt)
+        .where(
+            Task.user_id == user_id,
+            Task.status == Status.PENDING,
+            Task.cancel_requested_at.is_(None),
+            or_(Task.not_before.is_(None), Task.not_before <= func.now()),
+        )
+        .order_by(Task.id)
+        .limit(1)
+    )
+    return [(row.id, row.attempt) for row in rows]
+
+
+_CANCELLED = ("cancelled", {"by": "user", "confirmed_dead_ms": None})
+
+
+def _cancelled_values() -> dict[str, Any]:
+    return {
+        "status": Status.CANCELLED,
+        "completed_at": func.now(),
+        "cancel_requested_at": None,
+        "lease_token": None,
+        "worker_id": None,
+    }
+
+
+def _take_back(tx: Transaction, task: Any) -> TaskRow | None:
+    held = Lease(task.id, task.lease_token, task.attempt).held
+    deaths = task.deaths + 1
+    if task.cancel_requested_at is not None:
+        row = tx.advance(held, _CANCELLED, values=_cancelled_values())
+    elif deaths >= MAX_DEATHS:
+        row = tx.advance(
+            held,
+            ("failed", {"error": POISONED}),
+            values=_cancelled_values() | {"status": Status.FAILED, "error": POISONED},
+        )
+    else:
+        row = tx.advance(
+            held,
+            values={
+                "status": Status.PENDING,
+                "lease_token": None,
+                "worker_id": None,
+                "deaths": deaths,
+                "not_before": None if deaths == 1 else in_seconds(2.0**deaths),
+                "enqueued_at": None,
+            },
+        )
+    if row is not None:
+        close_attempt(tx, task.id, task.attempt, "worker_lost")
+    return row

@@ -1,0 +1,277 @@
+"""What an attempt records, and the job that the next one gets from it (G3).
+
+Every transaction proves the lease by locking or updating the task's row, so it either happens before another attempt
+took over or not at all. A repeat of a write changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from agent_runtime.protocol import Call, Calls, InboxMessage, RecordedCall, Result, StepRecord, call_id
+from infra.errors import InvalidInputError
+from infra.ids import new_id
+from infra.tables import Attempt, Message, Patch, Step, Task, ToolCall, Tree
+from infra.tasks.log import Draft, TaskRow, Transaction
+from infra.tasks.transitions import Lease, hold
+
+
+@dataclass(frozen=True, slots=True)
+class NewStep:
+    """A model call that is over: the user turn as sent, the response as received, and its events."""
+
+    step: int
+    user_turn: dict[str, Any] | None
+    response: dict[str, Any]
+    text: str
+    inbox: tuple[UUID, ...]
+    events: tuple[Draft, ...]
+
+
+def record_sandbox(tx: Transaction, lease: Lease, sandbox_id: str) -> None:
+    """Name the sandbox of an attempt, before it is started: so that whoever cleans up knows whose it is."""
+    hold(tx, lease)
+    tx.connection.execute(
+        update(Attempt)
+        .where(Attempt.task_id == lease.task_id, Attempt.number == lease.attempt)
+        .values(sandbox_id=sandbox_id)
+    )
+
+
+def record_base(tx: Transaction, lease: Lease, *, base_branch: str, base_sha: str) -> None:
+    """Fix what the task's branch starts from; the first attempt finds it out, later ones keep it."""
+    hold(tx, lease)
+    tx.connection.execute(
+        update(Task).where(*lease.held, Task.base_sha.is_(None)).values(base_branch=base_branch, base_sha=base_sha)
+    )
+
+
+def append_event(tx: Transaction, lease: Lease, *drafts: Draft) -> None:
+    """Events without other writes, such as `build_progress` or `error`. Raises AuthorityLostError."""
+    _advance(tx, lease, *drafts)
+
+
+def record_step(tx: Transaction, lease: Lease, new: NewStep) -> bool:
+    """Record a model response with its events. False, and nothing written, when that step is recorded already.
+
+    Raises AuthorityLostError: and the transaction must be rolled back, here as below.
+    """
+    stored = tx.connection.execute(
+        upsert(Step)
+        .values(
+            task_id=lease.task_id,
+            step=new.step,
+            attempt=lease.attempt,
+            user_turn=new.user_turn,
+            response=new.response,
+        )
+        .on_conflict_do_nothing()
+        .returning(Step.step)
+    ).one_or_none()
+    if stored is None:
+        hold(tx, lease)
+        return False
+    read = _mark_read(tx, lease, new)
+    if new.text:
+        tx.connection.execute(
+            insert(Message).values(id=new_id(), task_id=lease.task_id, role="assistant", text=new.text, step=new.step)
+        )
+    _advance(tx, lease, *new.events, values={"last_step": new.step, "unread": Task.unread - read, "deaths": 0})
+    return True
+
+
+def _mark_read(tx: Transaction, lease: Lease, new: NewStep) -> int:
+    """How many user messages the step contains for the first time."""
+    if not new.inbox:
+        return 0
+    mine = (Message.task_id == lease.task_id, Message.id == func.any(list(new.inbox)), Message.step.is_(None))
+    return tx.connection.execute(update(Message).where(*mine).values(step=new.step)).rowcount
+
+
+def record_calls(tx: Transaction, lease: Lease, calls: Calls) -> TaskRow:
+    """Record the tool calls of a step, before any of them starts. Raises AuthorityLostError."""
+    step = calls["step"]
+    rows = [
+        {
+            "task_id": lease.task_id,
+            "step": step,
+            "index": call["index"],
+            "tool_use_id": call["tool_use_id"],
+            "tool_name": call["tool"],
+            "input": call["args"],
+        }
+        for call in calls["calls"]
+    ]
+    if not rows:
+        return hold(tx, lease)
+    insertion = upsert(ToolCall).values(rows).on_conflict_do_nothing().returning(ToolCall.index)
+    fresh = set(tx.connection.execute(insertion).scalars())
+    return _advance(tx, lease, *(_call_event(step, call) for call in calls["calls"] if call["index"] in fresh))
+
+
+def record_result(tx: Transaction, lease: Lease, result: Result, pack: bytes) -> TaskRow:
+    """Record one tool result and, when it changed the work tree, the pack that leads to the new one.
+
+    Raises:
+        AuthorityLostError
+        InvalidInputError: the call was never recorded.
+    """
+    where = (
+        ToolCall.task_id == lease.task_id,
+        ToolCall.step == result["step"],
+        ToolCall.index == result["index"],
+    )
+    stored = tx.connection.execute(
+        update(ToolCall)
+        .where(*where, ToolCall.output.is_(None))
+        .values(
+            output=result["output"],
+            is_error=result["is_error"],
+            truncated=result["truncated"],
+            duration_ms=result["duration_ms"],
+            tree=result["tree"],
+            finished_at=func.now(),
+        )
+    ).rowcount
+    if not stored:
+        _refuse_unknown_call(tx, where, result)
+        return hold(tx, lease)
+    if result["tree"] is not None and result["tree"] != result["parent"]:
+        tx.connection.execute(
+            insert(Tree).values(
+                id=new_id(),
+                task_id=lease.task_id,
+                step=result["step"],
+                index=result["index"],
+                tree=result["tree"],
+                parent=result["parent"],
+                pack=pack,
+            )
+        )
+    return _advance(tx, lease, *_result_events(result))
+
+
+def _advance(tx: Transaction, lease: Lease, *drafts: Draft, values: dict[str, Any] | None = None) -> TaskRow:
+    """The update that proves the lease: what the transaction wrote before it is rolled back with it.
+
+    Raises AuthorityLostError.
+    """
+    return tx.advance(lease.held, *drafts, values=values) or hold(tx, lease)
+
+
+def record_push_intent(tx: Transaction, lease: Lease, *, sha: str, expected: str | None) -> None:
+    """Say what is about to be pushed, before it is. Raises AuthorityLostError."""
+    intent = {"sha": sha, "expected": expected}
+    _advance(tx, lease, values={"push_intent": intent})
+
+
+def record_push(tx: Transaction, lease: Lease, *, sha: str, event: Draft) -> None:
+    """The remote has `sha`. The packs that led to it are in a pushed commit now, and are dropped. Once."""
+    is_news = Task.head_sha.is_distinct_from(sha)
+    if tx.advance((*lease.held, is_news), event, values={"head_sha": sha, "push_intent": None}) is None:
+        hold(tx, lease)  # a repeat
+    tx.connection.execute(delete(Tree).where(Tree.task_id == lease.task_id))
+
+
+def save_patch(
+    tx: Transaction, lease: Lease, *, base_sha: str, tree: str, diff: bytes, counts: tuple[int, int, int]
+) -> None:
+    """Keep what the task changed; `counts` are files changed, insertions and deletions."""
+    hold(tx, lease)
+    files_changed, insertions, deletions = counts
+    values = {
+        "base_sha": base_sha,
+        "tree": tree,
+        "diff": diff,
+        "files_changed": files_changed,
+        "insertions": insertions,
+        "deletions": deletions,
+    }
+    tx.connection.execute(
+        upsert(Patch)
+        .values(task_id=lease.task_id, **values)
+        .on_conflict_do_update(index_elements=[Patch.task_id], set_={**values, "created_at": func.now()})
+    )
+
+
+def recorded_steps(connection: Connection, task_id: UUID) -> list[StepRecord]:
+    """The conversation so far, in order."""
+    rows = connection.execute(
+        select(Step.step, Step.user_turn, Step.response).where(Step.task_id == task_id).order_by(Step.step)
+    )
+    return [{"step": row.step, "user_turn": row.user_turn, "response": row.response} for row in rows]
+
+
+def recorded_calls(connection: Connection, task_id: UUID, step: int) -> list[RecordedCall]:
+    """The announced calls of one step, with their results as far as they are recorded."""
+    rows = connection.execute(
+        select(ToolCall.index.label("position"), ToolCall.tool_use_id, ToolCall.output, ToolCall.is_error)
+        .where(ToolCall.task_id == task_id, ToolCall.step == step)
+        .order_by(ToolCall.index)
+    )
+    return [
+        {
+            "index": row.position,
+            "tool_use_id": row.tool_use_id,
+            "output": row.output,
+            "is_error": bool(row.is_error),
+        }
+        for row in rows
+    ]
+
+
+def inbox(connection: Connection, task_id: UUID) -> list[InboxMessage]:
+    """User messages that no recorded step contains, oldest first."""
+    rows = connection.execute(
+        select(Message.id, Message.text)
+        .where(Message.task_id == task_id, Message.role == "user", Message.step.is_(None))
+        .order_by(Message.id)
+    )
+    return [{"id": str(row.id), "text": row.text} for row in rows]
+
+
+def trees(connection: Connection, task_id: UUID) -> Sequence[Any]:
+    """The chain of recorded work trees, oldest first: rows of (tree, parent, pack)."""
+    return connection.execute(
+        select(Tree.tree, Tree.parent, Tree.pack, Tree.created_at)
+        .where(Tree.task_id == task_id)
+        .order_by(Tree.step, Tree.index)
+    ).all()
+
+
+def _call_event(step: int, call: Call) -> Draft:
+    return (
+        "tool_call",
+        {"call_id": call_id(step, call["index"]), "step": step, "tool": call["tool"], "args": call["args"]},
+    )
+
+
+def _result_events(result: Result) -> list[Draft]:
+    events: list[Draft] = [
+        (
+            "tool_result",
+            {
+                "call_id": call_id(result["step"], result["index"]),
+                "output": result["output"],
+                "truncated": result["truncated"],
+                "is_error": result["is_error"],
+                "duration_ms": result["duration_ms"],
+                "tree": result["tree"],
+            },
+        )
+    ]
+    if result["left_out"]:
+        names = ", ".join(result["left_out"][:20])
+        events.append(("error", {"code": "files_left_out", "message": f"too large to be kept: {names}"}))
+    return events
+
+
+def _refuse_unknown_call(tx: Transaction, where: Sequence[Any], result: Result) -> None:
+    if tx.connection.execute(select(ToolCall.index).where(*where)).one_or_none() is None:
+        raise InvalidInputError(f"a result for call {result['step']}.{result['index']}, which was never recorded")

@@ -1,0 +1,73 @@
+"""What benchmarks run on: real Postgres, Redis, git host, model stand-in and, where asked for, a whole deployment."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from infra.client.rest import Client
+from infra.settings import Settings
+from tests.deployment import Deployment
+from tests.services import Postgres, Redis, make_settings
+from tests.standin.gitserver import GitServer
+from tests.standin.model import ModelStandIn
+
+CREDENTIALS = ("farhand", "a-git-password")
+
+
+@contextmanager
+def floor_services() -> Iterator[tuple[Settings, Path]]:
+    """Settings of a fresh database and Redis, and a scratch directory."""
+    postgres, redis, scratch = Postgres(), Redis(), Path(tempfile.mkdtemp(prefix="fhb-"))
+    try:
+        postgres.start()
+        postgres.make_template()
+        redis.start()
+        yield (
+            make_settings(database_url=postgres.create_database(), redis_url=redis.url, run_dir=scratch / "run"),
+            scratch,
+        )
+    finally:
+        redis.remove()
+        postgres.remove()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    settings: Settings
+    deployment: Deployment
+    client: Client
+    model: ModelStandIn
+    repo_url: str
+
+
+@contextmanager
+def running(trajectories: Mapping[str, Sequence[Any]], files: int = 20) -> Iterator[Stage]:
+    """A deployment with one worker, sandboxes in containers, and a repository of `files` files."""
+    with floor_services() as (settings, scratch):
+        tree = scratch / "tree"
+        tree.mkdir()
+        for number in range(files):
+            (tree / f"file{number}.py").write_text(f"VALUE = {number}\n")
+        settings.run_dir.mkdir()
+        with GitServer(scratch / "git", auth=CREDENTIALS) as git_host, ModelStandIn(trajectories) as model:
+            git_host.create("bench", from_dir=tree)
+            url = git_host.url("bench")
+            environment = {
+                "FARHAND_ANTHROPIC_BASE_URL": model.base_url,
+                "FARHAND_ANTHROPIC_API_KEY": "k",
+                "FARHAND_ALLOWED_REPO_HOSTS": url.split("/")[2],
+                "FARHAND_SANDBOX": "docker",
+            }
+            with (
+                Deployment(settings, scratch / "data", **environment) as deployment,
+                deployment.client() as client,
+            ):
+                client.create_project(repo_url=url, git_username=CREDENTIALS[0], git_token=CREDENTIALS[1])
+                yield Stage(settings, deployment, client, model, url)

@@ -1,0 +1,64 @@
+"""What the model says in these tests. Each command leaves its word in `counter`, so the tree tells what was run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+USAGE = {"input_tokens": 100, "output_tokens": 20}
+DONE = {"content": [{"type": "text", "text": "Done."}], "stop_reason": "end_turn", "usage": USAGE}
+
+
+def command(text: str, **more: Any) -> dict[str, Any]:
+    """A turn that says something and runs a command."""
+    return {
+        "content": [
+            {"type": "text", "text": "I will run a command and look at what it says. " * 4},
+            {"type": "tool_use", "name": "run_command", "input": {"command": text, **more}},
+        ],
+        "stop_reason": "tool_use",
+        "usage": USAGE,
+    }
+
+
+def count(word: str) -> dict[str, Any]:
+    return command(f"echo {word} >> counter")
+
+
+def held(turn: dict[str, Any], gate: str, *, after: int = 0) -> dict[str, Any]:
+    """The turn stops at `gate` after so many events of its stream; 0: before its first byte."""
+    return {**turn, "gate": gate, "gate_after_events": after}
+
+
+LOOK = command("cat counter; echo three >> counter")
+
+TRAJECTORIES: dict[str, list[Any]] = {
+    "plain": [count("one"), DONE],
+    "tool": [count("one"), command("echo two >> counter; exec sleep 31301", timeout_s=300), LOOK, DONE],
+    "result": [
+        count("one"),
+        command("echo two >> counter; until [ -e /tmp/go ]; do sleep 0.03; done; exec sleep 0.031302"),
+        LOOK,
+        DONE,
+    ],
+    "ask": [count("one"), held(count("two"), "ask"), LOOK, DONE],
+    "stream": [count("one"), held(count("two"), "stream", after=5), LOOK, DONE],
+    "commit": [count("one"), held(count("two"), "commit", after=5), LOOK, DONE],
+    "term": [count("one"), command("echo two >> counter; exec sleep 31303", timeout_s=300), LOOK, DONE],
+    "redis": [count("one"), held(count("two"), "redis", after=5), LOOK, DONE],
+    "postgres": [count("one"), held(count("two"), "postgres", after=5), LOOK, DONE],
+    "api": [count("one"), held(count("two"), "api", after=5), LOOK, DONE],
+    "unholdable": [command("printf '\0' > counter"), count("one"), DONE],
+    "push": [count("one"), held(DONE, "push"), count("two"), DONE],
+    "unsaid": [count("one"), held(DONE, "unsaid")],
+    "engine": [count("one"), held(DONE, "engine")],
+    "elsewhere": [held(DONE, "elsewhere")],
+    "busy": [held(DONE, "busy")],
+    # The first to ask is held apart from whoever asks again.
+    "takeover": [
+        count("one"),
+        {"fault": "slow", "chunk_delay_s": 0, "gate": "zombie", "gate_after_events": 5},
+        held(count("two"), "successor"),
+        LOOK,
+        DONE,
+    ],
+}

@@ -1,0 +1,1 @@
+"""Worker hosts: Celery jobs, the runner of one attempt, sandboxes, the relay, workspaces."""

@@ -1,0 +1,239 @@
+"""One attempt's answers to its sandbox: the worker's half of `agent_runtime.protocol`.
+
+The link is the only place where a sandbox's words become records. It believes none of them: who the task is comes
+from the lease, which model is asked and what it may cost from the task's row, and a step that is recorded is
+answered from its record whatever the sandbox says.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from agent_runtime.protocol import Calls, Finish, InboxMessage, Job, Result, StepRecord
+from infra.errors import AuthorityLostError, FarhandError, InvalidInputError, TaskFailedError
+from infra.services import Services
+from infra.tasks import records
+from infra.tasks.log import TaskRow
+from infra.tasks.transitions import Lease, hold
+from workers.relay import words
+from workers.relay.assemble import StreamEvent, stream_events
+from workers.relay.calls import Ask, ModelCaller, Route
+
+log = logging.getLogger(__name__)
+
+_PROMPT_SLACK_TOKENS = 1024
+"""What the API adds around a turn: role markers, tool framing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What every reply carries."""
+
+    cancel: bool
+    unread: int
+
+
+class Link:
+    """Serves one attempt. Its methods are called from the server's threads, by one sandbox.
+
+    `on_finish` gets the loop's end once, after it was accepted; `on_lost` is told when the lease turns out to be gone.
+    `suspended` says whether the worker is past its own deadline: then nothing leaves it.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        lease: Lease,
+        *,
+        on_finish: Callable[[Finish], None],
+        on_lost: Callable[[], None],
+        suspended: Callable[[], bool],
+    ) -> None:
+        self._services = services
+        self._lease = lease
+        self._on_finish = on_finish
+        self._on_lost = on_lost
+        self.suspended = suspended
+        self.cancelled = threading.Event()
+        self._closed = threading.Event()
+        self._assigned = threading.Event()
+        self._job: Job | None = None
+        self._caller: ModelCaller | None = None
+        self._max_tokens = 0
+        self._model_call = threading.Lock()
+        self._refused: dict[int, TaskFailedError] = {}
+        self._unread = 0
+        # Nobody else records steps while the lease is ours, so the recorded ones need not be read again.
+        self._steps: dict[int, StepRecord] = {}
+
+    # ---- by the runner -----------------------------------------------------------------------------------------
+
+    def assign(self, job: Job, route: Route) -> None:
+        """The workspace is in place: `GET /job` answers from now on."""
+        self._job = job
+        self._steps = {record["step"]: record for record in job["steps"]}
+        self._max_tokens = job["agent"]["max_tokens"]
+        self._caller = ModelCaller(self._services, self._lease, route, agent=job["agent"]["name"])
+        self._assigned.set()
+
+    def close(self) -> None:
+        """The attempt is over: a model call that is still in the air is given up at its next event."""
+        self._closed.set()
+
+    # ---- by the sandbox ----------------------------------------------------------------------------------------
+
+    def job(self, timeout: float) -> Job | None:
+        """The job; None when it is not assigned within `timeout` seconds."""
+        if not self._assigned.wait(timeout):
+            return None
+        self._see(self._prove())
+        return self._job
+
+    def inbox(self) -> list[InboxMessage]:
+        """The user's unread messages. Raises AuthorityLostError."""
+        self._see(self._prove())
+        with self._services.database.read() as connection:
+            return records.inbox(connection, self._lease.task_id)
+
+    @property
+    def flags(self) -> Flags:
+        """As of the last record that was read or written."""
+        return Flags(self.cancelled.is_set(), self._unread)
+
+    def messages(self, step: int, body: bytes, inbox: tuple[UUID, ...]) -> Iterator[StreamEvent]:
+        """The event stream of a step, recorded before its last event is yielded.
+
+        The call goes on when the sandbox lets go of the stream: what was paid for is recorded, and a repeat of the
+        request is answered from that record.
+        """
+        events: queue.SimpleQueue[StreamEvent | BaseException] = queue.SimpleQueue()
+        request = _request(body)
+        threading.Thread(
+            target=self._call_model, args=(step, request, inbox, events), name=f"step {step}", daemon=True
+        ).start()
+        return _drain(events)
+
+    def calls(self, calls: Calls) -> None:
+        with self._services.tasks.transaction() as tx:
+            row = records.record_calls(tx, self._lease, calls)
+        self._see(row)
+
+    def results(self, result: Result, pack: bytes) -> None:
+        with self._services.tasks.transaction() as tx:
+            row = records.record_result(tx, self._lease, result, pack)
+        self._see(row)
+
+    def finish(self, finish: Finish) -> bool:
+        """Accept the loop's end. False while a user message waits that no step contains."""
+        row = self._prove()
+        self._see(row)
+        if finish["error"] is None and row.unread > 0:
+            return False
+        self._on_finish(finish)
+        return True
+
+    def lost(self) -> None:
+        """The lease is gone: whoever runs this attempt must stop it."""
+        self._on_lost()
+
+    def _prove(self) -> TaskRow:
+        """The task's row, if it is still ours. Raises AuthorityLostError."""
+        with self._services.tasks.transaction() as tx:
+            return hold(tx, self._lease)
+
+    def _see(self, row: TaskRow) -> None:
+        self._unread = row.unread
+
+    def _call_model(
+        self,
+        step: int,
+        request: dict[str, Any],
+        inbox: tuple[UUID, ...],
+        events: queue.SimpleQueue[StreamEvent | BaseException],
+    ) -> None:
+        try:
+            # One call at a time: a repeat waits for the call in the air and is answered from its record.
+            with self._model_call:
+                self._answer(step, request, inbox, self._forward_to(events))
+        except AuthorityLostError as error:
+            self.lost()
+            events.put(error)
+        except TaskFailedError as error:
+            # Final: the repeat of a stream that was cut by it is told the same, and nothing is asked again.
+            self._refused[step] = error
+            events.put(error)
+        except FarhandError as error:
+            events.put(error)
+        except Exception as error:
+            log.exception("a model call broke", extra={"action": "model_call_broke", "task_id": self._lease.task_id})
+            events.put(error)
+
+    def _forward_to(self, events: queue.SimpleQueue[StreamEvent | BaseException]) -> Callable[[StreamEvent], None]:
+        def forward(event: StreamEvent) -> None:
+            if self._closed.is_set():
+                raise AuthorityLostError("the attempt is over")
+            events.put(event)
+
+        return forward
+
+    def _answer(
+        self, step: int, request: dict[str, Any], inbox: tuple[UUID, ...], forward: Callable[[StreamEvent], None]
+    ) -> None:
+        if self._caller is None:
+            raise InvalidInputError("no job is assigned yet")
+        if step in self._refused:
+            raise self._refused[step]
+        recorded = self._steps.get(step)
+        previous = self._steps.get(step - 1)
+        if recorded is not None:
+            self._prove()
+            for event in stream_events(recorded["response"], model=request.get("model", ""), message_id=str(step)):
+                forward(event)
+            return
+        if step > 1 and previous is None:
+            raise InvalidInputError(f"step {step} before step {step - 1}")
+        request["max_tokens"] = min(int(request["max_tokens"]), self._max_tokens)
+        user_turn = request["messages"][-1] if request["messages"][-1]["role"] == "user" else None
+        before = previous["response"] if previous else None
+        ask = Ask(step, request, user_turn, inbox, _prompt_bound(request, user_turn, before))
+        self._steps[step] = self._caller.run(ask, forward)
+
+
+def _prompt_bound(request: dict[str, Any], user_turn: dict[str, Any] | None, previous: dict[str, Any] | None) -> int:
+    """An upper bound of the prompt's tokens: a token is at least one byte of what is new since the last count."""
+    size = len(json.dumps(request, ensure_ascii=False).encode())
+    if previous is None:
+        return size
+    usage = previous["usage"]
+    before = sum(count for key, count in usage.items() if key.endswith("_tokens"))
+    new = len(json.dumps(user_turn, ensure_ascii=False).encode())
+    return min(size, before + new + _PROMPT_SLACK_TOKENS) if before else size
+
+
+def _request(body: bytes) -> dict[str, Any]:
+    """The parts of a Messages API request that a sandbox may choose."""
+    try:
+        request = words.read(body)
+        chosen = {key: request[key] for key in ("messages", "system", "tools", "max_tokens") if key in request}
+        if not (chosen["messages"] and chosen["messages"][-1]["content"] and int(chosen["max_tokens"]) > 0):
+            raise ValueError("empty")
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidInputError(f"not a Messages API request: {error!r}") from None
+    return chosen
+
+
+def _drain(events: queue.SimpleQueue[StreamEvent | BaseException]) -> Iterator[StreamEvent]:
+    while True:
+        event = events.get()
+        if isinstance(event, BaseException):
+            raise event
+        yield event
+        if event["type"] == "message_stop":
+            return

@@ -1,0 +1,115 @@
+"""What happens after a crash. Any worker sweeps; `SKIP LOCKED` keeps them out of each other's way.
+
+Lost workers' tasks go back to pending; cancels that nobody can confirm any more are carried out; wake-ups that may
+be lost are sent again, while the queue is short; what no running task owns of this host's sandboxes is removed.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from uuid import UUID
+
+from kombu.exceptions import OperationalError
+from redis import RedisError
+
+from infra.errors import FarhandError
+from infra.housekeeping import forget_old
+from infra.queue import AGENTS, queue_length
+from infra.services import Services
+from infra.tasks import ownership
+from infra.tasks.log import TaskRow
+from workers.sandbox.base import Driver
+
+log = logging.getLogger(__name__)
+
+SWEEP_S = 3.0
+_BATCH = 200
+_LEFTOVERS_EVERY = 10
+
+
+class Sweeper:
+    """`may_act`: whether this worker's own heartbeats succeeded for a full ttl; else it can't tell who is dead."""
+
+    def __init__(self, services: Services, driver: Driver, *, may_act: Callable[[], bool]) -> None:
+        self._services = services
+        self._driver = driver
+        self._may_act = may_act
+        self._scratch = services.settings.run_dir / "t"
+
+    def run(self) -> None:
+        """For ever, on a thread of its own."""
+        rounds = 0
+        while True:
+            self._try(self.take_back)
+            self._try(self.send_again)
+            if rounds % _LEFTOVERS_EVERY == 0:
+                self._try(self.remove_leftovers)
+                self._try(self.forget_old)
+            rounds += 1
+            time.sleep(SWEEP_S)
+
+    def take_back(self) -> None:
+        """Give the tasks of lost workers to others, if we can tell who is lost."""
+        if not self._may_act():
+            return
+        with self._services.tasks.transaction() as tx:
+            taken = ownership.sweep_lost_workers(tx)
+            ownership.cancel_unowned(tx)
+        _say_taken(taken)
+
+    def bury(self, worker_id: UUID) -> None:
+        """As `take_back`, for a worker of this host whose process is dead."""
+        with self._services.tasks.transaction() as tx:
+            taken = ownership.bury(tx, worker_id)
+        _say_taken(taken)
+
+    def forget_old(self) -> None:
+        """Rows that are kept for some days only."""
+        with self._services.database.begin() as connection:
+            forget_old(connection)
+
+    def remove_leftovers(self) -> None:
+        """Remove what sandboxes of this host have left that no running task owns."""
+        found = {*self._driver.leftovers(), *(path.name for path in self._scratch.glob("*"))}
+        if not found:
+            return
+        with self._services.database.begin() as connection:
+            orphans = found - ownership.sandboxes_in_use(connection)
+        for sandbox_id in orphans:
+            log.warning(
+                "removing a sandbox that nobody owns", extra={"action": "sandbox_orphan", "sandbox": sandbox_id}
+            )
+            self._driver.remove(sandbox_id)
+            shutil.rmtree(self._scratch / sandbox_id, ignore_errors=True)
+
+    def _try(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except (FarhandError, RedisError, OperationalError) as error:
+            log.warning("sweep failed: %s", error, extra={"action": "sweep_failed"})
+        except Exception:
+            log.exception("sweep broke", extra={"action": "sweep_broke"})
+
+    def send_again(self) -> None:
+        """Send the wake-ups that may be lost."""
+        room = self._room()
+        if room <= 0:
+            return
+        with self._services.tasks.transaction() as tx:
+            due = ownership.due(tx, limit=min(room, _BATCH))
+        for task in due:
+            self._services.wake_ups.send(task.id, task.attempt + 1)
+
+    def _room(self) -> int:
+        """How many wake-ups may be added: the queue stays shorter than twice the live slots."""
+        with self._services.database.begin() as connection:
+            slots = ownership.live_slots(connection)
+        return 2 * slots - queue_length(self._services.celery, AGENTS)
+
+
+def _say_taken(tasks: list[TaskRow]) -> None:
+    for task in tasks:
+        log.warning("took a task from a lost worker", extra={"action": "task_swept", "task_id": task.id})
