@@ -1,8 +1,9 @@
 """Who runs as whom in a sandbox, and how everything that an agent started is killed.
 
 As PID 1 of a container the supervisor kills by user: one kill(-1) as that user is atomic, so that not even a
-fork bomb outruns it, and it needs no free process. Elsewhere other programs may run as the same user, so the
-commands of this sandbox are recognised by a variable in their environment.
+fork bomb outruns it, and it needs no free process. Elsewhere other programs may run as the same user, so what
+belongs to this sandbox is recognised: it descends from the supervisor, or has a variable in its environment. There
+everything is stopped before it is killed, for what is stopped cannot fork into the places that the dead leave.
 """
 
 from __future__ import annotations
@@ -47,27 +48,51 @@ def be_first_to_go() -> None:
         file.write(OOM_SCORE)
 
 
-def kill_all(users: Users, helper_pid: int, work: str, reap: Callable[[], None], *, collected: bool) -> None:
-    """Kill the helper and every command, and wait until none runs; `reap` collects the children that ended.
+def kill_all(users: Users, loop_pid: int, work: str, reap: Callable[[], None], *, collected: bool) -> None:
+    """Kill all but the supervisor and the loop, and wait until none runs; `reap` collects the children that ended.
 
     `collected`: wait for the zombies too, which count against limits until somebody (not always we) collects them.
     """
     deadline = time.monotonic() + PATIENCE_S
-    mark = f"{MARKER}={work}".encode()
-    victims = {helper_pid} - {0}
+    atomic = os.getpid() == 1 and users.helper is not None
+    buried = GONE if collected else DEAD
+    victims: set[int] = set()
     while True:
-        if os.getpid() == 1 and users.helper is not None:
-            victims |= {pid for pid in _pids() if _user(pid) == users.helper}
-            _kill_as(users.helper)
-        else:
-            victims |= {pid for pid in _pids() if mark in _environment(pid)}
-            for pid in victims:
-                _kill(pid)
+        killed = _kill_user(users.helper) if atomic and users.helper is not None else _kill_family(loop_pid, work)
+        victims |= killed
         reap()
-        victims = {pid for pid in victims if _state(pid) not in (GONE if collected else DEAD)}
-        if not victims or time.monotonic() > deadline:
+        victims = {pid for pid in victims if _state(pid) not in buried}
+        # One that nobody saw may have been forked by those just killed: only a look that finds none is the last.
+        if (not killed and not victims) or time.monotonic() > deadline:
             return
         time.sleep(0.002)
+
+
+def _kill_user(uid: int) -> set[int]:
+    """Kill all that runs as this user, at once. Returns who that was."""
+    victims = {pid for pid in _pids() if _user(pid) == uid and _state(pid) not in DEAD}
+    _kill_as(uid)
+    return victims
+
+
+def _kill_family(loop_pid: int, work: str) -> set[int]:
+    """Stop the sandbox's processes until no new one shows up, then kill them. Returns who that was."""
+    stopped: set[int] = set()
+    while new := _family(loop_pid, work) - stopped:
+        _signal(new, signal.SIGSTOP)
+        stopped |= new
+    _signal(stopped, signal.SIGKILL)
+    return stopped
+
+
+def _family(loop_pid: int, work: str) -> set[int]:
+    """The living that descend from the supervisor, which is this process, or carry the mark; without the loop."""
+    mark = f"{MARKER}={work}".encode()
+    parents = {pid: _parent(pid) for pid in _pids() if pid != loop_pid and _state(pid) not in DEAD}
+    family = {pid for pid in parents if mark in _environment(pid)}
+    while children := {pid for pid, parent in parents.items() if parent in {os.getpid(), *family}} - family:
+        family |= children
+    return family
 
 
 def _kill_as(uid: int) -> None:
@@ -81,9 +106,10 @@ def _kill_as(uid: int) -> None:
         os.seteuid(0)
 
 
-def _kill(pid: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, signal.SIGKILL)
+def _signal(pids: set[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
 
 
 def _pids() -> Iterator[int]:
@@ -99,6 +125,11 @@ def _user(pid: int) -> int | None:
 
 def _state(pid: int) -> bytes:
     return _read(pid, "stat").rpartition(b") ")[2][:1]
+
+
+def _parent(pid: int) -> int:
+    fields = _read(pid, "stat").rpartition(b") ")[2].split()
+    return int(fields[1]) if fields else 0
 
 
 def _environment(pid: int) -> list[bytes]:

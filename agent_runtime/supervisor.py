@@ -41,7 +41,6 @@ class Supervisor:
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._helper_pid = 0
         self._loop_pid = 0
         self._exit_code: int | None = None
         self._wakeup, self._wakeup_end = socket.socketpair()
@@ -52,7 +51,7 @@ class Supervisor:
         self._watch_signals()
         loop_end, helper_end = socket.socketpair()
         self._loop_pid = _fork(lambda: self._be_loop(loop_end, helper_end))
-        self._helper_pid = _fork(lambda: self._be_helper(helper_end, loop_end))
+        _fork(lambda: self._be_helper(helper_end, loop_end))
         for end in (loop_end, helper_end, self._loop_control):
             end.close()
         while self._exit_code is None:
@@ -91,8 +90,6 @@ class Supervisor:
                 self._exit_code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
             if pid == self._loop_pid:
                 self._loop_pid = 0
-            if pid == self._helper_pid:
-                self._helper_pid = 0
 
     def _handle_request(self) -> None:
         """The loop wants a fresh helper. An end of file means that the loop is about to be reaped."""
@@ -115,7 +112,7 @@ class Supervisor:
         while True:
             self._kill_helper(collected=True)
             try:
-                self._helper_pid = _fork(lambda: self._be_helper(helper_end, loop_end))
+                _fork(lambda: self._be_helper(helper_end, loop_end))
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise
@@ -125,7 +122,7 @@ class Supervisor:
             return loop_end
 
     def _kill_helper(self, *, collected: bool) -> None:
-        kill_all(self._options.users, self._helper_pid, self._options.work, self._reap, collected=collected)
+        kill_all(self._options.users, self._loop_pid, self._options.work, self._reap, collected=collected)
 
     def _kill_loop(self) -> None:
         if self._loop_pid:

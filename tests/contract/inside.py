@@ -69,6 +69,13 @@ def running(mark: str) -> list[int]:
     return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and _is_marked(entry, mark)]
 
 
+def until_running(mark: str, count: int) -> None:
+    """A process that is just becoming another program has no command line for a moment."""
+    deadline = time.monotonic() + DEADLINE_S
+    while len(running(mark)) < count:
+        assert time.monotonic() < deadline, running(mark)
+
+
 def _is_marked(process: Path, mark: str) -> bool:
     try:
         return mark in (process / "cmdline").read_bytes().decode(errors="replace") and int(process.name) != os.getpid()

@@ -14,7 +14,7 @@ import pytest
 from agent_runtime.bundle import remove_bundle, write_bundle
 from agent_runtime.protocol import SOCKET, VERSION
 from tests.contract.conftest import DISK, MEMORY
-from tests.contract.inside import DEADLINE_S, running, unique_nap
+from tests.contract.inside import DEADLINE_S, running, unique_nap, until_running
 from tests.unit.runtime.linkserver import LinkServer, Reply, says, tool_use
 from workers.sandbox import directory
 from workers.sandbox.base import KILL_S, Driver, Exit, Kind, SandboxSpec
@@ -106,9 +106,7 @@ def test_what_a_command_has_detached_ends_with_the_sandbox(task: Callable[..., T
 def test_killing_ends_a_running_command_in_time(task: Callable[..., Task]) -> None:
     nap = unique_nap()
     started = task(f"setsid sleep {nap} & sleep {nap}")
-    deadline = time.monotonic() + DEADLINE_S
-    while len(running(f"sleep\0{nap}")) < 2:
-        assert time.monotonic() < deadline
+    until_running(f"sleep\0{nap}", 2)
     killing = time.monotonic()
     started.sandbox.kill()
     assert time.monotonic() - killing < KILL_S
