@@ -27,8 +27,6 @@ from infra.tasks.log import read_events
 
 log = logging.getLogger(__name__)
 
-FIRST_PAGE_EVENTS = 32
-
 
 class Subscription:
     """A `TaskListener`. It starts with the hub's first call and ends with `end`.
@@ -54,7 +52,6 @@ class Subscription:
         self._job = ReadJob(wanted=self._wants_read, read=self._read, socket=socket, readers=readers)
         self._resume: Resume[EventFrame] = Resume(after)
         self._parts = Parts()
-        self._page_events = FIRST_PAGE_EVENTS
 
     # ---- by the hub -------------------------------------------------------------------------------------------
 
@@ -114,14 +111,15 @@ class Subscription:
     def _read_page(self) -> None:
         with self._job.lock:
             after = self._resume.begin_read()
-        limit = self._page_events
+        limits = self._socket.limits
         with self._services.database.read() as connection:
-            found = read_events(connection, self.task_id, after=after, limit=limit)
-        frames = [event_frame(event) for event in found]
-        self._choose_page_size(frames)
+            found = read_events(
+                connection, self.task_id, after=after, limit=limits.page_events, max_bytes=limits.page_bytes
+            )
+        frames = [event_frame(event) for event in found.events]
         with self._job.lock:
             all_taken = self._take(frames)
-            self._hand_on(self._resume.page_ends(complete=all_taken and len(frames) < limit))
+            self._hand_on(self._resume.page_ends(complete=all_taken and not found.more))
 
     def _take(self, frames: list[EventFrame]) -> bool:
         """Hand on a page as far as the client has room for it. Whether it had for all."""
@@ -131,15 +129,6 @@ class Subscription:
             if self._resume.read(frame.seq):
                 self._hand_on([frame])
         return True
-
-    def _choose_page_size(self, frames: list[EventFrame]) -> None:
-        """Pages of about `page_bytes`: events have a few hundred bytes, or a few million."""
-        if not frames:
-            return
-        limits = self._socket.limits
-        size = sum(len(frame.data) for frame in frames)
-        fitting = len(frames) * limits.page_bytes // size
-        self._page_events = max(1, min(fitting, 4 * self._page_events, limits.page_events))
 
     def _fetch_parts(self) -> None:
         with self._job.lock:
