@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Any
 from uuid import UUID
@@ -32,6 +33,8 @@ class _Process:
 @setup_logging.connect
 def _set_up_logging(**_: Any) -> None:
     configure_logging(services.settings)
+    for stranger in settings.unknown_variables(os.environ):
+        log.warning(stranger, extra={"action": "setting_unknown"})
 
 
 @worker_init.connect
