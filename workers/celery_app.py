@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from typing import Any
 from uuid import UUID
 
+from celery.exceptions import SecurityWarning
 from celery.signals import setup_logging, worker_init, worker_ready, worker_shutting_down
 
 from infra import settings
@@ -19,6 +21,10 @@ from workers.host import WorkerHost
 from workers.sandbox.choose import choose_driver
 
 log = logging.getLogger(__name__)
+
+# A worker that owns the engine's socket is as mighty as root, whoever it runs as, and takes JSON only. Its commands run
+# in sandboxes: those of `local` as another user.
+warnings.filterwarnings("ignore", "You're running the worker with superuser privileges", SecurityWarning)
 
 services = Services.open(settings.load())
 app = services.celery

@@ -157,6 +157,12 @@ def test_a_mistyped_setting_is_told_by_every_service(up: Up) -> None:
     assert told in up.cli("doctor").stdout
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="what root is told")
+def test_a_worker_that_is_root_is_not_lectured(up: Up) -> None:
+    until(lambda: "takes tasks" in up.log("worker1"))
+    assert "superuser" not in up.log("worker1")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_nothing_listens_beyond_this_machine(up: Up) -> None:
     ours = {link for child in up.children().values() for link in sockets_of(child.pid)}
