@@ -39,11 +39,14 @@ class UsageQuery(Query):
 
 @routes.get("/v1/tasks/<uuid:task_id>/events", answer=answers.Page[answers.Event])
 def list_events(call: Call, task_id: UUID, query: EventQuery) -> Json:
-    """The events of a task with `seq > after`, in order. `next` is the `after` of the next page, null at the end."""
+    """The events of a task with `seq > after`, in order. `next` is the `after` of the next page, null at the end.
+
+    A page ends before `limit` when it has 4 MB.
+    """
     own_task(call, task_id)
     with call.services.database.read() as connection:
-        events = read_events(connection, task_id, after=query.after, limit=query.limit + 1)
-    return page(events, query.limit, lambda event: str(event["seq"]))
+        found = read_events(connection, task_id, after=query.after, limit=query.limit)
+    return {"items": found.events, "next": str(found.events[-1]["seq"]) if found.more else None}
 
 
 @routes.get("/v1/tasks/<uuid:task_id>/messages", answer=answers.Page[answers.Message])

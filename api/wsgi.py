@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import os
+
 from flask import Flask
 
 from api.app import create_app
 from infra import settings
 from infra.logs import configure_logging
 from infra.services import Services
+
+log = logging.getLogger(__name__)
 
 
 def rest() -> Flask:
@@ -28,4 +33,6 @@ def both() -> Flask:
 def _app(service: str, *, rest: bool, stream: bool) -> Flask:
     loaded = settings.load()
     configure_logging(loaded, service)
+    for stranger in settings.unknown_variables(os.environ):
+        log.warning(stranger, extra={"action": "setting_unknown"})
     return create_app(Services.open(loaded), rest=rest, stream=stream)

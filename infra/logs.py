@@ -21,8 +21,8 @@ from infra.settings import Settings
 
 FIELDS = ("action", "task_id", "attempt", "request_id")
 MASK = "***"
-_QUIET = ("httpx", "httpcore", "urllib3", "docker", "alembic")
-"""Libraries whose INFO tells nothing of ours."""
+_QUIET = ("httpx", "httpx2", "httpcore", "httpcore2", "urllib3", "docker", "alembic")
+"""Libraries whose INFO tells nothing of ours. The SDK of the model speaks through `httpx2`, a line a request."""
 
 _PATTERNS = (
     r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)",  # credentials in a URL

@@ -5,6 +5,8 @@ The table in `docs/settings.md` is checked against this class by a test.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
@@ -112,6 +114,24 @@ class Settings(BaseSettings):
     max_command_timeout: float = Field(600.0, gt=0, description="Longest timeout that the agent may name.")
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
+
+
+OTHER_VARIABLES = frozenset({"FARHAND_DATA", "FARHAND_SERVER", "FARHAND_TOKEN", "FARHAND_PYTHON", "FARHAND_REQUIRE"})
+"""What commands, `./farhand` and tests read, not services."""
+
+
+def unknown_variables(names: Iterable[str]) -> list[str]:
+    """A sentence for each `FARHAND_*` variable that nothing reads, with the name that was probably meant."""
+    known = {_variable((field,)) for field in Settings.model_fields} | OTHER_VARIABLES
+    strangers = sorted({name for name in names if name.upper().startswith("FARHAND_")} - known)
+    return [_stranger(name, known) for name in strangers if name.upper() not in known]
+
+
+def _stranger(name: str, known: Iterable[str]) -> str:
+    # Without the prefix, which would make every name look like every other.
+    rests = [other.removeprefix("FARHAND_") for other in known]
+    meant = difflib.get_close_matches(name.upper().removeprefix("FARHAND_"), rests, n=1)
+    return f"{name} is set, but there is no such setting" + (f"; did you mean FARHAND_{meant[0]}?" if meant else "")
 
 
 @lru_cache(maxsize=1)

@@ -71,7 +71,7 @@ class World:
     def events(self, task_id: UUID) -> list[str]:
         """Types in order; proves that `seq` has no holes."""
         with self.services.database.begin() as connection:
-            events = read_events(connection, task_id, after=0, limit=1000)
+            events = read_events(connection, task_id, after=0, limit=1000).events
         assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
         return [event["type"] for event in events]
 

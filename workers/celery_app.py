@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import warnings
 from typing import Any
 from uuid import UUID
 
+from celery.exceptions import SecurityWarning
 from celery.signals import setup_logging, worker_init, worker_ready, worker_shutting_down
 
 from infra import settings
@@ -18,6 +21,10 @@ from workers.host import WorkerHost
 from workers.sandbox.choose import choose_driver
 
 log = logging.getLogger(__name__)
+
+# A worker that owns the engine's socket is as mighty as root, whoever it runs as, and takes JSON only. Its commands run
+# in sandboxes: those of `local` as another user.
+warnings.filterwarnings("ignore", "You're running the worker with superuser privileges", SecurityWarning)
 
 services = Services.open(settings.load())
 app = services.celery
@@ -32,6 +39,8 @@ class _Process:
 @setup_logging.connect
 def _set_up_logging(**_: Any) -> None:
     configure_logging(services.settings)
+    for stranger in settings.unknown_variables(os.environ):
+        log.warning(stranger, extra={"action": "setting_unknown"})
 
 
 @worker_init.connect

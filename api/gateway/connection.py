@@ -6,9 +6,9 @@ Runs in the thread of the request (a greenlet under gevent), which reads; see `s
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from flask import Request
@@ -22,6 +22,8 @@ from api.gateway.commands import perform
 from api.gateway.feed import Feed
 from api.gateway.frames import Auth, ClientFrame, InvalidFrameError, Json, Ping, Subscribe, Unsubscribe, parse
 from api.gateway.framing import json_frame
+from api.gateway.hub import Hub
+from api.gateway.readers import Readers
 from api.gateway.socket import Socket
 from api.gateway.subscription import Subscription
 from infra.errors import (
@@ -33,22 +35,32 @@ from infra.errors import (
     UnavailableError,
 )
 from infra.ids import new_id
+from infra.services import Services
 from infra.tasks.views import get_task
-
-if TYPE_CHECKING:
-    from api.gateway.gateway import Gateway
 
 log = logging.getLogger(__name__)
 
 
 class Connection:
-    def __init__(self, gateway: Gateway, socket: Socket) -> None:
+    """`join` is told whose connection this is once that is known; it raises RefusedError when the user has too many."""
+
+    def __init__(
+        self,
+        socket: Socket,
+        *,
+        services: Services,
+        hub: Hub,
+        readers: Readers,
+        join: Callable[[Connection, UUID], None],
+    ) -> None:
         self.socket = socket
         self.user_id: UUID | None = None
-        self._gateway = gateway
-        self._services = gateway.services
-        self._limits = gateway.limits
-        self._auth_deadline = monotonic() + gateway.limits.auth_timeout_s
+        self._services = services
+        self._limits = socket.limits
+        self._hub = hub
+        self._readers = readers
+        self._join = join
+        self._auth_deadline = monotonic() + socket.limits.auth_timeout_s
         self._subscriptions: dict[UUID, Subscription] = {}
         self._feed: Feed | None = None
         socket.on_drained = self._drained
@@ -89,7 +101,7 @@ class Connection:
     def _begin(self, request: Request) -> None:
         user_id = admit(self._services, request)
         if user_id is not None:
-            self._gateway.join(self, user_id)
+            self._join(self, user_id)
         self._send({"type": "hello", "connection_id": str(new_id()), "heartbeat_s": self._limits.heartbeat_s})
 
     def _log_in(self, token: str) -> None:
@@ -103,7 +115,7 @@ class Connection:
                 raise RefusedError(*Close.UNAVAILABLE) from error
             raise
         if self.user_id is None:
-            self._gateway.join(self, user_id)
+            self._join(self, user_id)
         elif self.user_id != user_id:
             raise ForbiddenError("this stream belongs to another user", hint="Open a stream for each user.")
 
@@ -182,28 +194,28 @@ class Connection:
             after,
             socket=self.socket,
             services=self._services,
-            readers=self._gateway.readers,
+            readers=self._readers,
             on_gone=self._gone,
         )
         self._subscriptions[task_id] = subscription
-        self._gateway.hub.watch_task(task_id, subscription)
+        self._hub.watch_task(task_id, subscription)
 
     def _unsubscribe(self, task_id: UUID) -> None:
         subscription = self._subscriptions.pop(task_id, None)
         if subscription is not None:
             subscription.end()
-            self._gateway.hub.unwatch(subscription.channel, subscription)
+            self._hub.unwatch(subscription.channel, subscription)
 
     def _subscribe_to_feed(self, user_id: UUID) -> None:
         self._unsubscribe_from_feed()
-        self._feed = Feed(user_id, socket=self.socket, services=self._services, readers=self._gateway.readers)
-        self._gateway.hub.watch_user(user_id, self._feed)
+        self._feed = Feed(user_id, socket=self.socket, services=self._services, readers=self._readers)
+        self._hub.watch_user(user_id, self._feed)
 
     def _unsubscribe_from_feed(self) -> None:
         feed, self._feed = self._feed, None
         if feed is not None:
             feed.end()
-            self._gateway.hub.unwatch(feed.channel, feed)
+            self._hub.unwatch(feed.channel, feed)
 
     def _gone(self, subscription: Subscription, error: FarhandError) -> None:
         """The hub's verdict: this task can't be followed any more."""

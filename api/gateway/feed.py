@@ -6,11 +6,10 @@ room. What was sent of open tasks is compared with Postgres by the hub, so a los
 
 from __future__ import annotations
 
-import threading
 from uuid import UUID
 
-from api.gateway.close_codes import Close
 from api.gateway.framing import json_frame
+from api.gateway.read_job import ReadJob
 from api.gateway.readers import Readers
 from api.gateway.reads import tasks_by_id
 from api.gateway.socket import Socket
@@ -31,85 +30,65 @@ class Feed:
         self.channel = user_channel(user_id)
         self._socket = socket
         self._services = services
-        self._readers = readers
-        self._lock = threading.Lock()
+        self._job = ReadJob(wanted=self._has_news, read=self._read_news, socket=socket, readers=readers)
         self._begun = False
         self._all = False
         self._changed: set[UUID] = set()
         self._sent: TaskStates = {}
         """Of the tasks that were open when they were sent last."""
-        self._job_is_queued = False
-        self._ended = False
 
     # ---- by the hub -------------------------------------------------------------------------------------------
 
     def acknowledged(self) -> None:
-        with self._lock:
+        with self._job.lock:
             self._begin()
 
     def changed(self, task_id: UUID) -> None:
-        with self._lock:
+        with self._job.lock:
             self._changed.add(task_id)
-            self._queue_job()
+            self._job.queue()
 
     def noticed(self, open_tasks: TaskStates) -> None:
-        with self._lock:
+        with self._job.lock:
             self._begin()
             self._changed |= {task_id for task_id, state in open_tasks.items() if self._sent.get(task_id) != state}
             self._changed |= self._sent.keys() - open_tasks.keys()
-            self._queue_job()
+            self._job.queue()
 
     def _begin(self) -> None:
         if not self._begun:
             self._begun = self._all = True
-            self._queue_job()
+            self._job.queue()
 
     # ---- by the connection ------------------------------------------------------------------------------------
 
     def drained(self) -> None:
         """The client caught up with what it was sent."""
-        with self._lock:
-            self._queue_job()
+        self._job.drained()
 
     def end(self) -> None:
         """Nothing is sent for this feed after this returns."""
-        with self._lock:
-            self._ended = True
+        self._job.end()
 
     # ---- by the readers ---------------------------------------------------------------------------------------
 
-    def _queue_job(self) -> None:
-        if not self._job_is_queued and self._has_work():
-            self._job_is_queued = True
-            self._readers.submit(self._work)
+    def _has_news(self) -> bool:
+        return self._begun and (self._all or bool(self._changed))
 
-    def _has_work(self) -> bool:
-        wanted = self._begun and (self._all or bool(self._changed))
-        # Without room it is `drained` that comes back to this.
-        return wanted and not self._ended and not self._socket.closing and self._socket.has_room()
-
-    def _work(self) -> bool:
-        """Read and tell what changed. Whether more changed meanwhile."""
-        with self._lock:
-            self._job_is_queued = self._has_work()
-            if not self._job_is_queued:
-                return False
+    def _read_news(self) -> None:
+        """Read and tell what changed."""
+        with self._job.lock:
             everything, self._all = self._all, False
             changed, self._changed = self._changed, set()
         try:
             rows = self._read(everything, changed)
         except UnavailableError:
-            with self._lock:
+            with self._job.lock:
                 self._all = self._all or everything
                 self._changed |= changed
-            raise  # the reader that runs this puts it off
-        except Exception:
-            self._socket.close(*Close.INTERNAL)
             raise
-        with self._lock:
+        with self._job.lock:
             self._tell(rows, changed)
-            self._job_is_queued = self._has_work()
-            return self._job_is_queued
 
     def _read(self, everything: bool, changed: set[UUID]) -> dict[UUID, TaskRow]:
         rows: list[TaskRow] = []
@@ -125,7 +104,7 @@ class Feed:
             self._sent.pop(task_id, None)
         for row in rows.values():
             state = (row.status, row.last_seq)
-            if self._ended or self._sent.get(row.id) == state:
+            if self._job.ended or self._sent.get(row.id) == state:
                 continue
             self._socket.send_frame(json_frame({"type": "task", "task": task_json(row)}))
             if row.status in OPEN:

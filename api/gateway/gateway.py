@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 
 class Gateway:
     def __init__(self, services: Services, limits: Limits) -> None:
-        self.services = services
-        self.limits = limits
-        self.hub = Hub(services, limits)
-        self.readers = Readers(limits.readers)
+        self._services = services
+        self._limits = limits
+        self._hub = Hub(services, limits)
+        self._readers = Readers(limits.readers)
         self._lock = threading.Lock()
         self._connections: set[Connection] = set()
         self._sockets_of: Counter[UUID] = Counter()
@@ -39,7 +39,7 @@ class Gateway:
 
     def serve(self, socket: Socket, request: Request) -> None:
         """Serve one client until its socket is closed."""
-        connection = Connection(self, socket)
+        connection = Connection(socket, services=self._services, hub=self._hub, readers=self._readers, join=self._join)
         with self._lock:
             self._start()
             self._connections.add(connection)
@@ -52,10 +52,10 @@ class Gateway:
                 self._connections.discard(connection)
                 self._count(connection.user_id, -1)
 
-    def join(self, connection: Connection, user_id: UUID) -> None:
+    def _join(self, connection: Connection, user_id: UUID) -> None:
         """`connection` is this user's from now on. Raises RefusedError when the user has too many."""
         with self._lock:
-            if self._sockets_of[user_id] >= self.limits.sockets_per_user:
+            if self._sockets_of[user_id] >= self._limits.sockets_per_user:
                 raise RefusedError(*Close.RATE)
             connection.user_id = user_id
             self._count(user_id, +1)
@@ -66,31 +66,31 @@ class Gateway:
             self._draining = True
             leaving = list(self._connections)
         log.info("draining %d connections", len(leaving), extra={"action": "drain"})
-        for start in range(0, len(leaving), self.limits.drain_batch):
-            for connection in leaving[start : start + self.limits.drain_batch]:
+        for start in range(0, len(leaving), self._limits.drain_batch):
+            for connection in leaving[start : start + self._limits.drain_batch]:
                 self._send_away(connection)
-            self._stopped.wait(self.limits.drain_pause_s)
+            self._stopped.wait(self._limits.drain_pause_s)
 
     def stop(self) -> None:
         """End the threads of this gateway. Connections are to be closed before, by `drain`."""
         self._stopped.set()
-        self.hub.stop()
-        self.readers.stop()
+        self._hub.stop()
+        self._readers.stop()
 
     def _send_away(self, connection: Connection) -> None:
-        connection.send_away(random.randint(0, self.limits.reconnect_jitter_ms))  # noqa: S311  (spreads the load)
+        connection.send_away(random.randint(0, self._limits.reconnect_jitter_ms))  # noqa: S311  (spreads the load)
 
     def _start(self) -> None:
         # With the first client, so that a process which forks before has its threads where they are needed.
         if self._started_in == os.getpid():
             return
         self._started_in = os.getpid()
-        self.hub.start()
-        self.readers.start()
+        self._hub.start()
+        self._readers.start()
         threading.Thread(target=self._tick_for_ever, name="pulse", daemon=True).start()
 
     def _tick_for_ever(self) -> None:
-        while not self._stopped.wait(self.limits.pulse_s):
+        while not self._stopped.wait(self._limits.pulse_s):
             with self._lock:
                 connections = list(self._connections)
             now = monotonic()

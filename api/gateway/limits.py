@@ -43,6 +43,7 @@ class Limits:
     """How long a committed event may be on its way through Redis before it counts as lost."""
     page_events: int = 512
     page_bytes: int = 2**20
+    """A page of either size at most, but at least one event."""
     readers: int = 8
     """Threads that read Postgres on behalf of subscribers."""
 

@@ -75,6 +75,7 @@ def _checks(data: DataDir) -> list[Callable[[], Findings]]:
     run_dir = Path(os.environ.get("FARHAND_RUN_DIR") or data.run_dir())
     return [
         _programs,
+        _variables,
         lambda: _docker(loaded),
         lambda: _database(loaded, data, run_dir),
         lambda: _redis(loaded, data),
@@ -100,6 +101,11 @@ def _programs() -> Findings:
         yield Finding("wrong", "git is missing or too old", f"Install git {_dotted(LEAST_GIT)} or later.")
     else:
         yield Finding("ok", f"git {_dotted(found)}")
+
+
+def _variables() -> Findings:
+    for stranger in settings.unknown_variables(os.environ):
+        yield Finding("note", stranger, "docs/settings.md lists them all. Correct the name, or unset it.")
 
 
 def _docker(loaded: Settings) -> Findings:

@@ -85,6 +85,8 @@ def _start(plan: Plan, supervisor: Supervisor, held: ExitStack) -> str:
     """Returns the address at which everything answers; `held` gets what must stay open until the end."""
     data = plan.data
     loaded = settings.load()  # a wrong setting is told before anything runs
+    for stranger in settings.unknown_variables(os.environ):
+        say(stranger)
     if loaded.secret_keys:
         from infra.crypto import KeyRing
 

@@ -2,7 +2,7 @@
 
 states        the states, a sentence for each, and the drawing
 log           the event log: append in the transaction that changes the row, publish after its commit
-transitions   every change of `tasks.status`, one guarded statement each
+transitions   every change of `tasks.status`, one guarded statement each: by the user, by a worker
 ownership     workers, heartbeats and the sweep
 records       what an attempt recorded: steps, tool calls, trees; and the job that the next attempt gets
 budget        money held before a model call and settled after it

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Row, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Integer, Row, column, func, insert, select, text, update
 
 from agent_runtime.protocol import EVENT_FIELDS
 from infra.db import Database
@@ -24,6 +24,9 @@ Data = dict[str, Any]
 TaskRow = Row[Any]
 Draft = tuple[str, Data | Callable[[TaskRow], Data]]
 """An event to be: its type, and its data or a function of the updated row that makes them."""
+
+PAGE_BYTES = 4 * 2**20
+"""Of the data of a page of events, as Postgres writes JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +126,44 @@ class TaskLog:
             self._publisher.publish_events(transaction.events)
 
 
-def read_events(connection: Connection, task_id: UUID, *, after: int, limit: int) -> list[Data]:
-    """Events with `seq > after` in order, at most `limit`, in wire form."""
-    rows = connection.execute(
-        select(EventRow.seq, EventRow.type, EventRow.at, EventRow.data)
-        .where(EventRow.task_id == task_id, EventRow.seq > after)
-        .order_by(EventRow.seq)
-        .limit(limit)
-    )
-    return [event_json(task_id, row.seq, row.type, row.at, row.data) for row in rows]
+@dataclass(frozen=True, slots=True)
+class EventPage:
+    """Events in order, in wire form. `more`: Postgres has some behind the last of them."""
+
+    events: list[Data]
+    more: bool
+
+
+# Cut twice: by the size on disk, which costs nothing to know, so that few of a page of large events are unpacked for
+# the cut by the size of their text. Written out, as it stands in the way of every reconnect.
+_PAGE = text("""
+with page as (
+    select seq, type, at, data from events where task_id = :task_id and seq > :after order by seq limit :limit + 1
+), stored as (
+    select *,
+        count(*) over () as found,
+        row_number() over (order by seq) as number,
+        sum(pg_column_size(data)) over (order by seq rows unbounded preceding) as stored_bytes
+    from page
+), sized as (
+    select *, sum(octet_length(data::text)) over (order by seq rows unbounded preceding) as bytes
+    from stored where number <= :limit and (stored_bytes <= :max_bytes or number = 1)
+)
+select seq, type, at, data, found from sized where bytes <= :max_bytes or number = 1 order by seq
+""").columns(EventRow.seq, EventRow.type, EventRow.at, EventRow.data, column("found", Integer))
+
+
+def read_events(
+    connection: Connection, task_id: UUID, *, after: int, limit: int, max_bytes: int = PAGE_BYTES
+) -> EventPage:
+    """Events with `seq > after`: at most `limit`, and at most `max_bytes` of data unless the first alone has more.
+
+    What does not fit never leaves Postgres.
+    """
+    asked = {"task_id": task_id, "after": after, "limit": limit, "max_bytes": max_bytes}
+    rows = connection.execute(_PAGE, asked).all()
+    events = [event_json(task_id, row.seq, row.type, row.at, row.data) for row in rows]
+    return EventPage(events, more=bool(rows) and rows[0].found > len(rows))
 
 
 def last_seqs(connection: Connection, task_ids: Sequence[UUID]) -> dict[UUID, int]:

@@ -43,6 +43,7 @@ def environment(recordings: Path) -> dict[str, str]:
         "FARHAND_SANDBOX": "local",
         "FARHAND_ALLOWED_REPO_HOSTS": "file",
         "FARHAND_RECORDINGS": str(recordings),
+        "FARHAND_MAX_STEP": "7",  # mistyped: it must be told
     }
 
 
@@ -85,6 +86,9 @@ class Up:
     def said(self) -> str:
         self._errors.seek(0)
         return self._errors.read()
+
+    def log(self, service: str) -> str:
+        return (self.data.logs / f"{service}.log").read_text()
 
     def children(self) -> dict[str, Identity]:
         found = ((file.name, Identity.read(file)) for file in self.data.pids.iterdir())
@@ -143,6 +147,20 @@ def test_the_local_user_gets_in_by_the_token_file(up: Up) -> None:
     assert up.data.token_file.stat().st_mode & 0o777 == 0o600
     assert (up.data.path / "secret-keys").stat().st_mode & 0o777 == 0o600
     assert up.cli("token").stdout.strip() == up.data.token()
+
+
+def test_a_mistyped_setting_is_told_by_every_service(up: Up) -> None:
+    told = "FARHAND_MAX_STEP is set, but there is no such setting; did you mean FARHAND_MAX_STEPS?"
+    assert told in up.said()
+    for service in ("api", "worker1"):
+        until(lambda name=service: told in up.log(name))  # type: ignore[misc]
+    assert told in up.cli("doctor").stdout
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="what root is told")
+def test_a_worker_that_is_root_is_not_lectured(up: Up) -> None:
+    until(lambda: "takes tasks" in up.log("worker1"))
+    assert "superuser" not in up.log("worker1")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -8,13 +8,11 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from infra.settings import Settings
+from infra.settings import OTHER_VARIABLES, Settings, unknown_variables
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/settings.md").read_text()
 ROWS = {row[1]: row for row in re.finditer(r"^\| `(\w+)` \| (.+?) \| (.+) \|$", PAGE, re.MULTILINE)}
-NOT_SETTINGS = {"FARHAND_DATA", "FARHAND_SERVER", "FARHAND_TOKEN", "FARHAND_PYTHON", "FARHAND_REQUIRE"}
-"""What commands and tests read, not services."""
 
 
 def variable(field: str) -> str:
@@ -31,7 +29,7 @@ def test_setting_is_documented(field: str) -> None:
 
 
 def test_nothing_else_is_documented() -> None:
-    assert set(ROWS) == {variable(field) for field in Settings.model_fields} | NOT_SETTINGS
+    assert set(ROWS) == {variable(field) for field in Settings.model_fields} | OTHER_VARIABLES
 
 
 def test_every_variable_of_the_code_is_documented() -> None:
@@ -40,3 +38,14 @@ def test_every_variable_of_the_code_is_documented() -> None:
     sources = [*modules, ROOT / "farhand"]
     named = {name for file in sources for name in re.findall(r"\bFARHAND_[A-Z_]*[A-Z]\b", file.read_text())}
     assert named - set(ROWS) == set()
+
+
+def test_every_documented_variable_is_known() -> None:
+    assert unknown_variables([*ROWS, "farhand_model", "ANTHROPIC_API_KEY", "PATH"]) == []
+
+
+def test_a_mistyped_variable_is_told_with_what_was_meant() -> None:
+    assert unknown_variables(["FARHAND_MODLE", "FARHAND_QQQ", "FARHAND_MODEL"]) == [
+        "FARHAND_MODLE is set, but there is no such setting; did you mean FARHAND_MODEL?",
+        "FARHAND_QQQ is set, but there is no such setting",
+    ]

@@ -21,6 +21,7 @@ from typing import IO, cast
 
 from infra.errors import ConfigurationError
 from infra.settings import Settings
+from workers.git.errors import CommandFailed
 from workers.git.remote import Remote
 
 MAX_OUTPUT_BYTES = 64 * 2**20
@@ -65,16 +66,6 @@ _PASSED_ON = ("PATH", "TMPDIR", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH")
 _WITH_LIMITS = """umask 022; trap '' XFSZ
 for limit in "-c 0" "-f $1" "-v $2"; do ulimit $limit 2>/dev/null || :; done
 shift 2; exec git "$@" """
-
-
-class CommandFailed(Exception):  # noqa: N818 - an outcome that callers translate into an error of the product
-    """A git command that did not end with 0. `reason` is `status`, `timeout` or `output`."""
-
-    def __init__(self, reason: str, stdout: bytes, stderr: str) -> None:
-        super().__init__(f"git: {reason}: {stderr[-500:]}")
-        self.reason = reason
-        self.stdout = stdout
-        self.stderr = stderr
 
 
 class Git:

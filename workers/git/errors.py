@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from infra.errors import TaskFailedError
-
-if TYPE_CHECKING:
-    from workers.git.command import CommandFailed
 
 MAX_DETAIL_CHARS = 300
 _CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x1f\x7f-\x9f]")
 _TELLING = re.compile(r"(?:(?:remote|fatal|error):\s*)+(?!failed to push some refs)(\S.*)")
+
+
+class CommandFailed(Exception):  # noqa: N818 - an outcome that callers translate into an error of the product
+    """A git command that did not end with 0. `reason` is `status`, `timeout` or `output`."""
+
+    def __init__(self, reason: str, stdout: bytes, stderr: str) -> None:
+        super().__init__(f"git: {reason}: {stderr[-500:]}")
+        self.reason = reason
+        self.stdout = stdout
+        self.stderr = stderr
 
 
 class GitError(TaskFailedError):

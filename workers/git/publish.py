@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from infra.settings import Settings
-from workers.git.command import CommandFailed, Git
-from workers.git.errors import GitError, fetch_error, push_error
+from workers.git.command import Git
+from workers.git.errors import CommandFailed, GitError, fetch_error, push_error
 from workers.git.remote import Credentials, Remote
 from workers.git.repo import TaskRepo, checked_id
 

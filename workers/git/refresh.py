@@ -10,8 +10,8 @@ from pathlib import Path
 
 from workers.git import advertised
 from workers.git.advertised import HEADS, Advertised
-from workers.git.command import CommandFailed, Git
-from workers.git.errors import GitError, fetch_error, local_error
+from workers.git.command import Git
+from workers.git.errors import CommandFailed, GitError, fetch_error, local_error
 from workers.git.locks import held
 from workers.git.objects import has_loose, pack_sizes, sweep_leftovers, total_bytes
 from workers.git.remote import Remote

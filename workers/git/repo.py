@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from workers.git.command import MAX_OUTPUT_BYTES, CommandFailed, Git
-from workers.git.errors import GitError, detail_of, local_error
+from workers.git.command import MAX_OUTPUT_BYTES, Git
+from workers.git.errors import CommandFailed, GitError, detail_of, local_error
 from workers.git.mirror import Mirror
 from workers.git.objects import share_packs, sweep_leftovers
 

@@ -175,3 +175,18 @@ def test_usage_adds_up_calls_of_a_day_and_model(ada: Person, bob: Person, servic
 )
 def test_usage_of_an_impossible_span(ada: Person, query: str) -> None:
     assert ada.get(f"/v1/usage?{query}", 422)["code"] == "invalid_input"
+
+
+def test_a_page_of_large_events_ends_before_its_limit(ada: Person, services: Services) -> None:
+    """Whole megabytes of output may stand in each event: a page holds 4 MB, not a thousand of them."""
+    lease = ada.claimed(task := ada.task())
+    with services.tasks.transaction() as tx:
+        records.append_event(tx, lease, *[("build_progress", {"stage": "x" * 2**20, "percent": 1})] * 10)
+    path = f"/v1/tasks/{task['id']}/events"
+
+    found = [ada.get(f"{path}?limit=1000")]
+    while after := found[-1]["next"]:
+        found.append(ada.get(f"{path}?limit=1000&after={after}"))
+
+    seqs = [[event["seq"] for event in page["items"]] for page in found]
+    assert seqs == [[1, 2, 3, 4, 5], [6, 7, 8], [9, 10, 11], [12]]

@@ -8,12 +8,14 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import anthropic
 import pytest
 from pydantic import SecretStr
 
 from infra.logs import Mask, configure_logging, log_context
 from infra.settings import Settings
 from tests.services import make_settings
+from tests.standin.model import ModelStandIn
 
 KEY = "an-old-key-" + "k" * 32
 
@@ -86,6 +88,22 @@ def test_the_level_of_the_settings_holds(settings: Settings) -> None:
     out = io.StringIO()
     configure_logging(settings.model_copy(update={"log_level": "WARNING"}), stream=out)
     logging.getLogger("x").info("not this")
+    assert out.getvalue() == ""
+
+
+def test_a_model_call_says_nothing_of_its_own(settings: Settings) -> None:
+    """The SDK's HTTP library tells of every request, under a name that has changed before."""
+    out = io.StringIO()
+    model = ModelStandIn({"default": [{"content": [{"type": "text", "text": "done"}]}]})
+    model.start()
+    configure_logging(settings, stream=out)
+    try:
+        with anthropic.Anthropic(base_url=model.base_url, api_key="k") as client:
+            client.messages.create(
+                model="claude-test-1", max_tokens=10, messages=[{"role": "user", "content": "hello"}]
+            )
+    finally:
+        model.stop()
     assert out.getvalue() == ""
 
 

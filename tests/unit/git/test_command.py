@@ -14,8 +14,8 @@ import pytest
 from infra.errors import ConfigurationError
 from infra.settings import Settings
 from workers.git import command
-from workers.git.command import CommandFailed, Git
-from workers.git.errors import GitError
+from workers.git.command import Git
+from workers.git.errors import CommandFailed, GitError
 from workers.git.remote import Credentials, Remote
 
 
@@ -191,7 +191,8 @@ def test_it_works_side_by_side_in_greenlets() -> None:
 from gevent import monkey; monkey.patch_all()
 import gevent, time
 from infra.settings import Settings
-from workers.git.command import CommandFailed, Git
+from workers.git.command import Git
+from workers.git.errors import CommandFailed
 git = Git(Settings.model_validate({"git_timeout": 1}))
 ticks = []
 def tick():

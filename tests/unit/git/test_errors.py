@@ -2,8 +2,7 @@
 
 import pytest
 
-from workers.git.command import CommandFailed
-from workers.git.errors import MAX_DETAIL_CHARS, detail_of, fetch_error, local_error, push_error
+from workers.git.errors import MAX_DETAIL_CHARS, CommandFailed, detail_of, fetch_error, local_error, push_error
 
 URL = "https://git.example.org/owner/name"
 

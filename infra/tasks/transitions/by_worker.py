@@ -1,0 +1,161 @@
+"""The transitions that a worker makes. All but the claim, which makes the lease, are guarded by its token."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import ColumnElement, func, insert, or_, select
+from sqlalchemy.orm import aliased
+
+from agent_runtime.protocol import Failure
+from infra.tables import Attempt, Task, User, Worker
+from infra.tasks.log import Draft, TaskRow, Transaction
+from infra.tasks.states import Status
+from infra.tasks.transitions.lease import RELEASED, Lease, close_attempt, hold, in_seconds
+
+
+def claim(
+    tx: Transaction, task_id: UUID, *, worker_id: UUID, worker_name: str, sandbox: str, user_limit: int
+) -> tuple[Lease, TaskRow] | None:
+    """Take a pending task: attempt n+1 with a fresh token.
+
+    None when it is not pending, rests until later, or its user has `user_limit` running tasks already (their own
+    limit, if set, replaces it).
+    """
+    token = uuid4()
+    other = aliased(Task)
+    running = select(func.count()).where(other.user_id == Task.user_id, other.status == Status.RUNNING)
+    limit = select(func.coalesce(User.max_concurrent_tasks, user_limit)).where(User.id == Task.user_id)
+    alive = select(Worker.id).where(Worker.id == worker_id, Worker.swept_at.is_(None)).exists()
+    reason = _resume_reason(tx, task_id)
+    row = tx.advance(
+        (
+            Task.id == task_id,
+            Task.status == Status.PENDING,
+            Task.cancel_requested_at.is_(None),
+            or_(Task.not_before.is_(None), Task.not_before <= func.now()),
+            running.scalar_subquery() < limit.scalar_subquery(),
+            alive,
+        ),
+        (
+            ("task_started", lambda row: {"attempt": row.attempt, "worker": worker_name, "sandbox": sandbox})
+            if reason is None
+            else (
+                "task_resumed",
+                lambda row: {"attempt": row.attempt, "step": row.last_step, "reason": reason},
+            )
+        ),
+        values={
+            "status": Status.RUNNING,
+            "attempt": Task.attempt + 1,
+            "lease_token": token,
+            "worker_id": worker_id,
+            "started_at": func.coalesce(Task.started_at, func.now()),
+        },
+    )
+    if row is None:
+        return None
+    tx.connection.execute(
+        insert(Attempt).values(task_id=task_id, number=row.attempt, worker_id=worker_id, sandbox_kind=sandbox)
+    )
+    return Lease(task_id, token, row.attempt), row
+
+
+def complete(tx: Transaction, lease: Lease, final_message: str) -> bool:
+    """End a task by its agent's word. False while there is a user message that no step contains."""
+    return _end(
+        tx,
+        lease,
+        "completed",
+        ("completed", {"final_message": final_message}),
+        {"status": Status.COMPLETED, "final_message": final_message, "error": None},
+        Task.unread == 0,
+    )
+
+
+def fail(tx: Transaction, lease: Lease, error: Failure) -> bool:
+    return _end(tx, lease, "failed", ("failed", {"error": error}), {"status": Status.FAILED, "error": error})
+
+
+def confirm_cancelled(tx: Transaction, lease: Lease, *, confirmed_dead_ms: int | None) -> bool:
+    """The sandbox of a task whose user cancelled it is dead, `confirmed_dead_ms` after the request."""
+    return _end(
+        tx,
+        lease,
+        "cancelled",
+        (
+            "cancelled",
+            lambda row: {"by": row.cancel_requested_by or "user", "confirmed_dead_ms": confirmed_dead_ms},
+        ),
+        {"status": Status.CANCELLED, "error": None},
+    )
+
+
+def hand_over(tx: Transaction, lease: Lease, outcome: str, *events: Draft, rest: float = 0.0) -> bool:
+    """Give a running task back: it is claimable at once, or in `rest` seconds. Nobody is to blame for it.
+
+    Its wake-up counts as not sent: the one that the worker sends as it leaves may reach that very worker.
+    """
+    row = tx.advance(
+        lease.held,
+        *events,
+        values={
+            "status": Status.PENDING,
+            "enqueued_at": None,
+            "not_before": in_seconds(rest) if rest else None,
+            **RELEASED,
+        },
+    )
+    return row is not None and close_attempt(tx, lease.task_id, lease.attempt, outcome)
+
+
+def give_back_after_death(tx: Transaction, lease: Lease, *, limit: int, error: Failure) -> bool:
+    """The sandbox died by itself. Count it: rest longer each time, fail with `error` after `limit` without a step."""
+    deaths = hold(tx, lease).deaths + 1
+    if deaths >= limit:
+        return fail(tx, lease, error)
+    row = tx.advance(
+        lease.held,
+        values={
+            "status": Status.PENDING,
+            "deaths": deaths,
+            "not_before": in_seconds(2.0**deaths),
+            "enqueued_at": None,  # the sweep sends its wake-up when it has rested
+            **RELEASED,
+        },
+    )
+    return row is not None and close_attempt(tx, lease.task_id, lease.attempt, "sandbox_died")
+
+
+def _end(
+    tx: Transaction,
+    lease: Lease,
+    outcome: str,
+    event: Any,
+    values: dict[str, Any],
+    *more: ColumnElement[bool],
+) -> bool:
+    row = tx.advance(
+        (*lease.held, *more),
+        event,
+        values={
+            **values,
+            **RELEASED,
+            "completed_at": func.now(),
+            "cancel_requested_at": None,
+            "deaths": 0,
+        },
+    )
+    return row is not None and close_attempt(tx, lease.task_id, lease.attempt, outcome)
+
+
+def _resume_reason(tx: Transaction, task_id: UUID) -> str | None:
+    """How the last attempt ended; None for the first one."""
+    outcome: str | None = tx.connection.execute(
+        select(func.coalesce(Attempt.outcome, "worker_lost"))
+        .where(Attempt.task_id == task_id)
+        .order_by(Attempt.number.desc())
+        .limit(1)
+    ).scalar_one_or_none()
+    return outcome
