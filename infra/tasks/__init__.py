@@ -5,6 +5,7 @@ log           the event log: append in the transaction that changes the row, pub
 transitions   every change of `tasks.status`, one guarded statement each: by the user, by a worker
 ownership     workers, heartbeats and the sweep
 records       what an attempt recorded: steps, tool calls, trees; and the job that the next attempt gets
+step_writes   what a step writes, in one statement each
 budget        money held before a model call and settled after it
 views         what clients read
 """

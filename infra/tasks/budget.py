@@ -11,12 +11,14 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, select, update
+from sqlalchemy.exc import IntegrityError
 
 from infra.errors import BudgetExceededError
 from infra.ids import new_id
 from infra.tables import ModelCall, Task
-from infra.tasks.log import Transaction
+from infra.tasks import step_writes
+from infra.tasks.log import TaskLog, Transaction
 from infra.tasks.transitions import Lease, hold
 
 
@@ -28,6 +30,17 @@ class Hold:
     step: int
     try_: int
     amount: Decimal
+    spent_before: Decimal
+    """What the task has cost before this call: only the lease's holder adds to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """What a call that is over has cost, in US dollars. It replaces the call's hold (`records.record_step`)."""
+
+    call_id: UUID | None
+    cost: Decimal
+    usage: dict[str, Any] | None
 
 
 def remaining(tx: Transaction, lease: Lease) -> Decimal:
@@ -37,62 +50,52 @@ def remaining(tx: Transaction, lease: Lease) -> Decimal:
     return left
 
 
-def reserve(tx: Transaction, lease: Lease, *, step: int, model: str, amount: Decimal) -> Hold:
+def reserve(tasks: TaskLog, lease: Lease, *, step: int, model: str, amount: Decimal) -> Hold:
     """Hold `amount` for a call that is about to be made.
 
     Raises:
         AuthorityLostError
         BudgetExceededError: the hold would pass the budget; nothing is held.
     """
-    row = tx.advance(
-        (*lease.held, Task.spent_usd + Task.reserved_usd + amount <= Task.budget_usd),
-        values={"reserved_usd": Task.reserved_usd + amount},
-    )
-    if row is None:
-        task = hold(tx, lease)
-        raise BudgetExceededError(
-            f"the next model call may cost {amount:.4f} USD; {task.spent_usd:.4f} of {task.budget_usd:.4f} USD"
-            " are spent"
-        )
-    earlier = select(func.coalesce(func.max(ModelCall.try_), 0)).where(
-        ModelCall.task_id == lease.task_id, ModelCall.step == step
-    )
+    while True:
+        try:
+            return _reserve(tasks, lease, step, model, amount)
+        except IntegrityError:  # two tries of one step, at once: the other has this number
+            continue
+
+
+def _reserve(tasks: TaskLog, lease: Lease, step: int, model: str, amount: Decimal) -> Hold:
     call_id = new_id()
-    try_ = tx.connection.execute(
-        insert(ModelCall)
-        .values(
-            id=call_id,
-            task_id=lease.task_id,
+    with tasks.single_statement() as tx:
+        row = step_writes.execute(
+            tx,
+            lease,
+            step_writes.RESERVE,
+            call_id=call_id,
             attempt=lease.attempt,
             step=step,
-            try_=earlier.scalar_subquery() + 1,
             model=model,
-            state="reserved",
-            reserved_usd=amount,
+            amount=amount,
         )
-        .returning(ModelCall.try_)
-    ).scalar_one()
-    return Hold(call_id, step, try_, amount)
-
-
-def settle(
-    tx: Transaction, lease: Lease, held: Hold, *, cost: Decimal, usage: dict[str, Any], request_id: str | None
-) -> Decimal:
-    """The call is over and its usage is known: `cost` replaces the hold. Returns what the task has cost so far."""
-    return _close(tx, lease, held, "settled", cost, usage=usage, request_id=request_id)
+        if row is not None:
+            return Hold(call_id, step, row[0], amount, row.spent_usd)
+        task = hold(tx, lease)
+    raise BudgetExceededError(
+        f"the next model call may cost {amount:.4f} USD; {task.spent_usd:.4f} of {task.budget_usd:.4f} USD are spent"
+    )
 
 
 def release(tx: Transaction, lease: Lease, held: Hold, error: str) -> None:
     """The request was provably not accepted (refused by status, or never sent): nothing was spent."""
-    _close(tx, lease, held, "released", Decimal(0), error=error)
+    _close(tx, lease, held, error, state="released", cost=Decimal(0))
 
 
 def lose(tx: Transaction, lease: Lease, held: Hold, error: str) -> None:
     """The call was cut off after it may have been accepted: the whole hold counts as spent."""
-    _close(tx, lease, held, "lost", held.amount, error=error)
+    _close(tx, lease, held, error, state="lost", cost=held.amount)
 
 
-def _close(tx: Transaction, lease: Lease, held: Hold, state: str, cost: Decimal, **more: Any) -> Decimal:
+def _close(tx: Transaction, lease: Lease, held: Hold, error: str, *, state: str, cost: Decimal) -> None:
     """Once. The task's row is locked first, as by a claim: so the two never wait for each other."""
     is_open = select(ModelCall.id).where(ModelCall.id == held.call_id, ModelCall.state == "reserved").exists()
     row = tx.advance(
@@ -100,9 +103,7 @@ def _close(tx: Transaction, lease: Lease, held: Hold, state: str, cost: Decimal,
         values={"reserved_usd": Task.reserved_usd - held.amount, "spent_usd": Task.spent_usd + cost},
     )
     if row is None:
-        row = hold(tx, lease)  # closed before
-    else:
-        closed = {"state": state, "cost_usd": cost, "ended_at": func.now(), **more}
-        tx.connection.execute(update(ModelCall).where(ModelCall.id == held.call_id).values(closed))
-    spent: Decimal = row.spent_usd
-    return spent
+        hold(tx, lease)  # closed before
+        return
+    closed = {"state": state, "cost_usd": cost, "ended_at": func.now(), "error": error}
+    tx.connection.execute(update(ModelCall).where(ModelCall.id == held.call_id).values(closed))

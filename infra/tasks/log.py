@@ -79,24 +79,34 @@ class Transaction:
         statement = update(Task).where(*where).values(changed).returning(*Task.__table__.c)
         row = self.connection.execute(statement).one_or_none()
         if row is not None:
-            self._append(row, drafts)
+            self.append(row, drafts)
         return row
 
-    def _append(self, row: TaskRow, drafts: Sequence[Draft]) -> None:
-        first = row.last_seq - len(drafts) + 1
-        now = datetime.now(UTC)
-        fresh = []
-        for seq, (type_, data) in enumerate(drafts, first):
-            data = data(row) if callable(data) else data  # noqa: PLW2901
-            if data.keys() != set(EVENT_FIELDS[type_]):
-                raise ValueError(f"event {type_} needs exactly {EVENT_FIELDS[type_]}, got {tuple(data)}")
-            fresh.append(Event(row.id, row.user_id, seq, type_, data, now))
+    def append(self, row: TaskRow, drafts: Sequence[Draft]) -> None:
+        """Store `drafts` as the last events of a task whose `last_seq` counts them already."""
+        fresh = events_of(row, drafts, datetime.now(UTC))
         if fresh:
             self.connection.execute(
                 insert(EventRow),
                 [{"task_id": e.task_id, "seq": e.seq, "type": e.type, "data": e.data, "at": e.at} for e in fresh],
             )
             self.events += fresh
+
+
+def events_of(row: TaskRow, drafts: Sequence[Draft], at: datetime) -> list[Event]:
+    """The last events of a task whose `last_seq` counts them already. Raises ValueError as `checked` does."""
+    first = row.last_seq - len(drafts) + 1
+    return [
+        Event(row.id, row.user_id, seq, type_, checked(type_, data(row) if callable(data) else data), at)
+        for seq, (type_, data) in enumerate(drafts, first)
+    ]
+
+
+def checked(type_: str, data: Data) -> Data:
+    """`data`. Raises ValueError unless it has exactly the fields of that event type."""
+    if data.keys() != set(EVENT_FIELDS[type_]):
+        raise ValueError(f"event {type_} needs exactly {EVENT_FIELDS[type_]}, got {tuple(data)}")
+    return data
 
 
 class TaskLog:

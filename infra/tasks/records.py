@@ -1,6 +1,6 @@
 """What an attempt records, and the job that the next one gets from it (G3).
 
-Every transaction proves the lease by locking or updating the task's row, so it either happens before another attempt
+Every write proves the lease by locking or updating the task's row, so it either happens before another attempt
 took over or not at all. A repeat of a write changes nothing.
 """
 
@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from agent_runtime.protocol import Call, Calls, InboxMessage, RecordedCall, Result, StepRecord, call_id
 from infra.errors import InvalidInputError
 from infra.ids import new_id
 from infra.tables import Attempt, Message, Patch, Step, Task, ToolCall, Tree
-from infra.tasks.log import Draft, TaskRow, Transaction
+from infra.tasks import step_writes
+from infra.tasks.budget import Payment
+from infra.tasks.log import Data, Draft, TaskRow, Transaction, checked, events_of
 from infra.tasks.transitions import Lease, hold
 
 
@@ -31,7 +35,8 @@ class NewStep:
     response: dict[str, Any]
     text: str
     inbox: tuple[UUID, ...]
-    events: tuple[Draft, ...]
+    events: tuple[tuple[str, Data], ...]
+    paid: Payment | None = None
 
 
 def record_sandbox(tx: Transaction, lease: Lease, sandbox_id: str) -> None:
@@ -58,61 +63,46 @@ def append_event(tx: Transaction, lease: Lease, *drafts: Draft) -> None:
 
 
 def record_step(tx: Transaction, lease: Lease, new: NewStep) -> bool:
-    """Record a model response with its events. False, and nothing written, when that step is recorded already.
+    """Record a model response with its events, and settle what it cost. False when that step is recorded already.
 
-    Raises AuthorityLostError: and the transaction must be rolled back, here as below.
+    One statement, as the two below, so `tx` may be a single-statement one. Raises AuthorityLostError.
     """
-    stored = tx.connection.execute(
-        upsert(Step)
-        .values(
-            task_id=lease.task_id,
-            step=new.step,
-            attempt=lease.attempt,
-            user_turn=new.user_turn,
-            response=new.response,
-        )
-        .on_conflict_do_nothing()
-        .returning(Step.step)
-    ).one_or_none()
-    if stored is None:
+    paid = new.paid or Payment(None, Decimal(0), None)
+    row = step_writes.execute_with_events(
+        tx,
+        lease,
+        step_writes.RECORD_STEP,
+        list(new.events),
+        step=new.step,
+        attempt=lease.attempt,
+        user_turn=new.user_turn,
+        response=new.response,
+        message_id=new_id(),
+        text=new.text,
+        inbox=list(new.inbox),
+        call_id=paid.call_id,
+        cost=paid.cost,
+        usage=paid.usage,
+    )
+    if row is None:
         hold(tx, lease)
         return False
-    read = _mark_read(tx, lease, new)
-    if new.text:
-        tx.connection.execute(
-            insert(Message).values(id=new_id(), task_id=lease.task_id, role="assistant", text=new.text, step=new.step)
-        )
-    _advance(tx, lease, *new.events, values={"last_step": new.step, "unread": Task.unread - read, "deaths": 0})
-    return True
-
-
-def _mark_read(tx: Transaction, lease: Lease, new: NewStep) -> int:
-    """How many user messages the step contains for the first time."""
-    if not new.inbox:
-        return 0
-    mine = (Message.task_id == lease.task_id, Message.id == func.any(list(new.inbox)), Message.step.is_(None))
-    return tx.connection.execute(update(Message).where(*mine).values(step=new.step)).rowcount
+    return bool(row.is_news)
 
 
 def record_calls(tx: Transaction, lease: Lease, calls: Calls) -> TaskRow:
     """Record the tool calls of a step, before any of them starts. Raises AuthorityLostError."""
-    step = calls["step"]
+    events = {call["index"]: checked("tool_call", _call_event(calls["step"], call)) for call in calls["calls"]}
     rows = [
-        {
-            "task_id": lease.task_id,
-            "step": step,
-            "index": call["index"],
-            "tool_use_id": call["tool_use_id"],
-            "tool_name": call["tool"],
-            "input": call["args"],
-        }
+        {"index": call["index"], "tool_use_id": call["tool_use_id"], "event": events[call["index"]]}
         for call in calls["calls"]
     ]
-    if not rows:
+    at = datetime.now(UTC)
+    row = step_writes.execute(tx, lease, step_writes.RECORD_CALLS, step=calls["step"], calls=rows, at=at)
+    if row is None:
         return hold(tx, lease)
-    insertion = upsert(ToolCall).values(rows).on_conflict_do_nothing().returning(ToolCall.index)
-    fresh = set(tx.connection.execute(insertion).scalars())
-    return _advance(tx, lease, *(_call_event(step, call) for call in calls["calls"] if call["index"] in fresh))
+    tx.events += events_of(row, [("tool_call", events[index]) for index in row.fresh], at)
+    return row
 
 
 def record_result(tx: Transaction, lease: Lease, result: Result, pack: bytes) -> TaskRow:
@@ -122,39 +112,28 @@ def record_result(tx: Transaction, lease: Lease, result: Result, pack: bytes) ->
         AuthorityLostError
         InvalidInputError: the call was never recorded.
     """
-    where = (
-        ToolCall.task_id == lease.task_id,
-        ToolCall.step == result["step"],
-        ToolCall.index == result["index"],
+    row = step_writes.execute_with_events(
+        tx,
+        lease,
+        step_writes.RECORD_RESULT,
+        _result_events(result),
+        step=result["step"],
+        index=result["index"],
+        output=result["output"],
+        is_error=result["is_error"],
+        truncated=result["truncated"],
+        duration_ms=result["duration_ms"],
+        tree=result["tree"],
+        has_pack=result["tree"] is not None and result["tree"] != result["parent"],
+        tree_id=new_id(),
+        parent=result["parent"],
+        pack=pack,
     )
-    stored = tx.connection.execute(
-        update(ToolCall)
-        .where(*where, ToolCall.output.is_(None))
-        .values(
-            output=result["output"],
-            is_error=result["is_error"],
-            truncated=result["truncated"],
-            duration_ms=result["duration_ms"],
-            tree=result["tree"],
-            finished_at=func.now(),
-        )
-    ).rowcount
-    if not stored:
-        _refuse_unknown_call(tx, where, result)
+    if row is None:
         return hold(tx, lease)
-    if result["tree"] is not None and result["tree"] != result["parent"]:
-        tx.connection.execute(
-            insert(Tree).values(
-                id=new_id(),
-                task_id=lease.task_id,
-                step=result["step"],
-                index=result["index"],
-                tree=result["tree"],
-                parent=result["parent"],
-                pack=pack,
-            )
-        )
-    return _advance(tx, lease, *_result_events(result))
+    if not row.is_news:
+        _refuse_unknown_call(tx, lease, result)
+    return row
 
 
 def _advance(tx: Transaction, lease: Lease, *drafts: Draft, values: dict[str, Any] | None = None) -> TaskRow:
@@ -245,15 +224,12 @@ def trees(connection: Connection, task_id: UUID) -> Sequence[Any]:
     ).all()
 
 
-def _call_event(step: int, call: Call) -> Draft:
-    return (
-        "tool_call",
-        {"call_id": call_id(step, call["index"]), "step": step, "tool": call["tool"], "args": call["args"]},
-    )
+def _call_event(step: int, call: Call) -> Data:
+    return {"call_id": call_id(step, call["index"]), "step": step, "tool": call["tool"], "args": call["args"]}
 
 
-def _result_events(result: Result) -> list[Draft]:
-    events: list[Draft] = [
+def _result_events(result: Result) -> list[tuple[str, Data]]:
+    events: list[tuple[str, Data]] = [
         (
             "tool_result",
             {
@@ -272,6 +248,10 @@ def _result_events(result: Result) -> list[Draft]:
     return events
 
 
-def _refuse_unknown_call(tx: Transaction, where: Sequence[Any], result: Result) -> None:
-    if tx.connection.execute(select(ToolCall.index).where(*where)).one_or_none() is None:
-        raise InvalidInputError(f"a result for call {result['step']}.{result['index']}, which was never recorded")
+def _refuse_unknown_call(tx: Transaction, lease: Lease, result: Result) -> None:
+    step, index = result["step"], result["index"]
+    known = select(ToolCall.index).where(
+        ToolCall.task_id == lease.task_id, ToolCall.step == step, ToolCall.index == index
+    )
+    if tx.connection.execute(known).one_or_none() is None:
+        raise InvalidInputError(f"a result for call {step}.{index}, which was never recorded")

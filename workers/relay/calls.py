@@ -7,7 +7,7 @@ What happens when the worker dies at each point:
     after the last byte, before commit   the same: not recorded means not received
     after the commit                     the step is recorded, and never asked again
 
-The step record, its events and the settlement are one transaction, committed before `message_stop` is passed on.
+The step record, its events and the settlement are one statement, committed before `message_stop` is passed on.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from infra.models import REPLAY_PREFIX, Model, Usage, model_table, recording_pat
 from infra.services import Services
 from infra.settings import Settings
 from infra.tasks import budget, records
-from infra.tasks.budget import Hold
-from infra.tasks.log import Draft
+from infra.tasks.budget import Hold, Payment
+from infra.tasks.log import Data
 from infra.tasks.transitions import Lease
 from workers.relay.assemble import Assembly, StreamBrokenError, StreamEvent
 from workers.relay.deltas import DeltaPublisher
@@ -183,8 +183,7 @@ class ModelCaller:
     def _hold(self, ask: Ask, max_tokens: int) -> Hold:
         rates = self._route.rates
         bound = rates.bound(prompt_tokens=ask.prompt_tokens, max_tokens=max_tokens) if rates else _FREE
-        with self._services.tasks.transaction() as tx:
-            return budget.reserve(tx, self._lease, step=ask.step, model=self._route.model, amount=bound)
+        return budget.reserve(self._services.tasks, self._lease, step=ask.step, model=self._route.model, amount=bound)
 
     def _affordable(self, ask: Ask) -> int:
         """How long an answer the rest of the budget pays for, in tokens."""
@@ -226,23 +225,24 @@ class ModelCaller:
     def _record(self, ask: Ask, held: Hold, assembly: Assembly) -> None:
         usage = assembly.usage
         cost = self._route.rates.cost(usage) if self._route.rates else _FREE
-        with self._services.tasks.transaction() as tx:
-            spent = budget.settle(tx, self._lease, held, cost=cost, usage=usage.model_dump(), request_id=None)
-            new = records.NewStep(
-                step=ask.step,
-                user_turn=ask.user_turn,
-                response=assembly.response,
-                text=assembly.texts("text"),
-                inbox=ask.inbox,
-                events=(
-                    *self._message_events(message_id(ask.step, held.try_), assembly),
-                    self._usage_event(ask.step, usage, cost_usd=float(cost), spent_usd=float(spent)),
-                ),
-            )
+        spent = held.spent_before + cost
+        new = records.NewStep(
+            step=ask.step,
+            user_turn=ask.user_turn,
+            response=assembly.response,
+            text=assembly.texts("text"),
+            inbox=ask.inbox,
+            events=(
+                *self._message_events(message_id(ask.step, held.try_), assembly),
+                self._usage_event(ask.step, usage, cost_usd=float(cost), spent_usd=float(spent)),
+            ),
+            paid=Payment(held.call_id, cost, usage.model_dump()),
+        )
+        with self._services.tasks.single_statement() as tx:
             records.record_step(tx, self._lease, new)
 
-    def _message_events(self, name: str, assembly: Assembly) -> list[Draft]:
-        message: Draft = (
+    def _message_events(self, name: str, assembly: Assembly) -> list[tuple[str, Data]]:
+        message: tuple[str, Data] = (
             "message",
             {
                 "message_id": name,
@@ -255,7 +255,7 @@ class ModelCaller:
             return [("thinking", {"message_id": name, "text": thinking, "agent_type": self._agent}), message]
         return [message]
 
-    def _usage_event(self, step: int, usage: Usage, **money: float) -> Draft:
+    def _usage_event(self, step: int, usage: Usage, **money: float) -> tuple[str, Data]:
         return ("usage", {"step": step, "model": self._route.model, **usage.model_dump(), **money})
 
     def _give_up(self, held: Hold, error: TryFailedError) -> None:

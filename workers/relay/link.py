@@ -121,12 +121,12 @@ class Link:
         return _drain(events)
 
     def calls(self, calls: Calls) -> None:
-        with self._services.tasks.transaction() as tx:
+        with self._services.tasks.single_statement() as tx:
             row = records.record_calls(tx, self._lease, calls)
         self._see(row)
 
     def results(self, result: Result, pack: bytes) -> None:
-        with self._services.tasks.transaction() as tx:
+        with self._services.tasks.single_statement() as tx:
             row = records.record_result(tx, self._lease, result, pack)
         self._see(row)
 
@@ -145,7 +145,7 @@ class Link:
 
     def _prove(self) -> TaskRow:
         """The task's row, if it is still ours. Raises AuthorityLostError."""
-        with self._services.tasks.transaction() as tx:
+        with self._services.tasks.single_statement() as tx:
             return hold(tx, self._lease)
 
     def _see(self, row: TaskRow) -> None:

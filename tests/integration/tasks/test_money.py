@@ -10,15 +10,21 @@ from sqlalchemy import select
 
 from infra.errors import AuthorityLostError, BudgetExceededError
 from infra.tables import ModelCall
-from infra.tasks import budget
-from infra.tasks.budget import Hold
+from infra.tasks import budget, records
+from infra.tasks.budget import Hold, Payment
+from infra.tasks.records import NewStep
 from infra.tasks.transitions import Lease
 from tests.world import World
 
 
 def reserve(world: World, lease: Lease, amount: str) -> Hold:
-    with world.services.tasks.transaction() as tx:
-        return budget.reserve(tx, lease, step=1, model="m", amount=Decimal(amount))
+    return budget.reserve(world.services.tasks, lease, step=1, model="m", amount=Decimal(amount))
+
+
+def settle(world: World, lease: Lease, held: Hold, cost: str) -> None:
+    step = NewStep(held.step, None, {}, "", (), (), Payment(held.call_id, Decimal(cost), {}))
+    with world.services.tasks.single_statement() as tx:
+        records.record_step(tx, lease, step)
 
 
 def claimed_with(world: World, amount: str) -> Lease:
@@ -32,9 +38,10 @@ def test_a_hold_counts_until_it_is_settled(world: World) -> None:
     first = reserve(world, lease, "0.6")
     with pytest.raises(BudgetExceededError):
         reserve(world, lease, "0.6")
-    with world.services.tasks.transaction() as tx:
-        budget.settle(tx, lease, first, cost=Decimal("0.1"), usage={}, request_id=None)
-    assert reserve(world, lease, "0.6").try_ == 2
+    for _ in range(2):  # settling twice changes nothing
+        settle(world, lease, first, "0.1")
+    second = reserve(world, lease, "0.6")
+    assert (second.try_, second.spent_before) == (2, Decimal("0.1"))
     row = world.row(lease.task_id)
     assert (row.spent_usd, row.reserved_usd) == (Decimal("0.1"), Decimal("0.6"))
 
@@ -83,8 +90,8 @@ def test_what_was_in_the_air_when_its_worker_died_is_counted(world: World) -> No
     with world.services.database.begin() as connection:
         assert connection.execute(select(ModelCall.state)).scalar_one() == "lost"
     # The dead worker comes back and tries to settle: it no longer may, and nothing is counted twice.
-    with pytest.raises(AuthorityLostError), world.services.tasks.transaction() as tx:
-        budget.settle(tx, lease, held, cost=Decimal("0.01"), usage={}, request_id=None)
+    with pytest.raises(AuthorityLostError):
+        settle(world, lease, held, "0.01")
     assert world.row(lease.task_id).spent_usd == Decimal("0.25")
     with pytest.raises(AuthorityLostError):
         reserve(world, lease, "0.01")
