@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +13,7 @@ import redis as redis_client
 
 from infra.services import Services
 from infra.settings import Settings
+from tests.run_dir import new_run_dir
 from tests.services import Postgres, Redis, make_settings
 from tests.world import World
 
@@ -69,10 +68,8 @@ def database_url(postgres: Postgres) -> Iterator[str]:
 
 @pytest.fixture
 def run_dir() -> Iterator[Path]:
-    """A short path: a socket path has 108 bytes at most."""
-    path = Path(tempfile.mkdtemp(prefix="fh-"))
-    yield path
-    shutil.rmtree(path)
+    with new_run_dir() as path:
+        yield path
 
 
 @pytest.fixture

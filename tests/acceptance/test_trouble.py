@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 from infra.client.rest import Client
 from tests.acceptance.conftest import CREDENTIALS, environment_for
 from tests.deployment import Deployment, events_of, watch
+from tests.run_dir import new_run_dir
 from tests.services import Postgres, make_settings
 from tests.standin.git_command import run_git
 from tests.standin.gitserver import GitServer
@@ -98,12 +97,12 @@ def stage(postgres: Postgres, redis_url: str, tmp_path_factory: pytest.TempPathF
     (tree / "README.md").write_text("a sample\n")
     recordings = scratch / "recordings"
     recordings.mkdir()
-    run_dir = Path(tempfile.mkdtemp(prefix="fh-"))
-    settings = make_settings(database_url=postgres.create_database(), redis_url=redis_url, run_dir=run_dir)
     with (
+        new_run_dir() as run_dir,
         GitServer(scratch / "git", auth=CREDENTIALS) as git_host,
         ModelStandIn(TRAJECTORIES) as model,
     ):
+        settings = make_settings(database_url=postgres.create_database(), redis_url=redis_url, run_dir=run_dir)
         environment = {
             **environment_for(model, git_host),
             "FARHAND_RECORDINGS": str(recordings),
@@ -119,9 +118,7 @@ def stage(postgres: Postgres, redis_url: str, tmp_path_factory: pytest.TempPathF
             deployment.client() as client,
         ):
             yield Stage(deployment, client, git_host, model, tree, recordings)
-        left = _containers(run_dir)
-    shutil.rmtree(run_dir)
-    assert left == []
+        assert _containers(run_dir) == []
 
 
 def _containers(run_dir: Path) -> list[str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ from tests.chaos.stage import Stage, eventually
 from tests.chaos.trajectories import TRAJECTORIES
 from tests.contract.engine_proxy import EngineProxy
 from tests.deployment import Deployment
+from tests.run_dir import new_run_dir
 from tests.services import Postgres, Redis, make_settings
 from tests.standin.gitserver import GitServer
 from tests.standin.model import ModelStandIn
@@ -46,25 +45,27 @@ def deployed(
     tree = scratch / "tree"
     tree.mkdir()
     (tree / "README.md").write_text("a sample\n")
-    run_dir = Path(tempfile.mkdtemp(prefix="fh-"))
-    redis_url = f"{redis.url.removesuffix('0')}{number}"
-    settings = make_settings(database_url=postgres.create_database(), redis_url=redis_url, run_dir=run_dir)
-    engine = EngineProxy(run_dir / "engine.sock")
-    engine.open()
-    with GitServer(scratch / "git", auth=CREDENTIALS) as git_host, ModelStandIn(TRAJECTORIES) as model:
-        given = environment_for(model, git_host) | environment
-        given |= {"FARHAND_LEASE_TTL": f"{LEASE_TTL_S:g}", "DOCKER_HOST": f"unix://{engine.path}"}
-        git_host.create("sample", from_dir=tree)
-        url = git_host.url("sample")
-        with Deployment(settings, scratch / "data", *arguments, **given) as deployment, deployment.client() as client:
-            client.create_project(repo_url=url, git_username=CREDENTIALS[0], git_token=CREDENTIALS[1])
-            stage = Stage(deployment, client, settings, git_host, model, postgres, redis, engine, url)
-            yield stage
-            stage.assert_clean()
-        assert stage.containers() == []
-        eventually(lambda: not stage.processes(), f"nothing runs any more: {stage.processes()}", 5)
-    engine.shut()
-    shutil.rmtree(run_dir)
+    with new_run_dir() as run_dir:
+        redis_url = f"{redis.url.removesuffix('0')}{number}"
+        settings = make_settings(database_url=postgres.create_database(), redis_url=redis_url, run_dir=run_dir)
+        engine = EngineProxy(run_dir / "engine.sock")
+        engine.open()
+        with GitServer(scratch / "git", auth=CREDENTIALS) as git_host, ModelStandIn(TRAJECTORIES) as model:
+            given = environment_for(model, git_host) | environment
+            given |= {"FARHAND_LEASE_TTL": f"{LEASE_TTL_S:g}", "DOCKER_HOST": f"unix://{engine.path}"}
+            git_host.create("sample", from_dir=tree)
+            url = git_host.url("sample")
+            with (
+                Deployment(settings, scratch / "data", *arguments, **given) as deployment,
+                deployment.client() as client,
+            ):
+                client.create_project(repo_url=url, git_username=CREDENTIALS[0], git_token=CREDENTIALS[1])
+                stage = Stage(deployment, client, settings, git_host, model, postgres, redis, engine, url)
+                yield stage
+                stage.assert_clean()
+            assert stage.containers() == []
+            eventually(lambda: not stage.processes(), f"nothing runs any more: {stage.processes()}", 5)
+        engine.shut()
 
 
 @pytest.fixture(scope="package")
