@@ -123,16 +123,17 @@ def check_model(name: str, settings: Settings) -> str:
 
     Raises:
         InvalidInputError: `unknown_model`, `unknown_recording`.
-        ConfigurationError: `model_key_missing`: a real model is asked for, and the deployment has no key.
+        ConfigurationError: `model_key_missing`: a real model is asked for, and the deployment has no key for it.
     """
     if name.startswith(REPLAY_PREFIX):
         recording_path(name, settings)
         return name
     full = model_table(settings.model_prices).resolve(name)
-    if not settings.anthropic_api_key.get_secret_value():
+    if not settings.anthropic_api_key.get_secret_value() and not settings.workers_have_model_key:
         raise ConfigurationError(
             "this deployment has no model key",
-            hint="Set FARHAND_ANTHROPIC_API_KEY and restart, or use model replay:<name>.",
+            hint="Set FARHAND_ANTHROPIC_API_KEY (or, where only the workers have it, FARHAND_WORKERS_HAVE_MODEL_KEY)"
+            " and restart, or use model replay:<name>.",
             code="model_key_missing",
         )
     return full

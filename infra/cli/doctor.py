@@ -207,6 +207,8 @@ def _keys(loaded: Settings) -> Findings:
 def _model(loaded: Settings) -> Findings:
     if loaded.anthropic_api_key.get_secret_value():
         yield Finding("ok", f"a model key is set; the default model is {loaded.model}")
+    elif loaded.workers_have_model_key:
+        yield Finding("ok", f"the model key is with the workers; the default model is {loaded.model}")
     else:
         yield Finding(
             "note", "no model key: only recordings can be played", "Set FARHAND_ANTHROPIC_API_KEY for real models."
