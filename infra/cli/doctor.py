@@ -31,7 +31,8 @@ from infra.settings import Settings
 Verdict = Literal["ok", "note", "wrong"]
 
 LEAST_PYTHON = (3, 11)
-LEAST_GIT = (2, 30)
+LEAST_GIT = (2, 37)
+"""Of the workers, which pin the address of a host."""
 LEAST_POSTGRES = 15
 LEAST_REDIS = (6, 2)
 LEAST_FREE_BYTES = 5 * 2**30
