@@ -64,7 +64,7 @@ class RepoRefusedError(InvalidInputError):
 
 
 class ConfigurationError(FarhandError):
-    """Correct the setting that the message names, then start again. `farhand doctor` checks all of them."""
+    """Correct the setting that the message names, then start again. `farhand doctor` checks most of them."""
 
     code = "configuration"
 

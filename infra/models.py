@@ -17,6 +17,7 @@ from infra.settings import Settings
 
 REPLAY_PREFIX = "replay:"
 _REPLAY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_NAMED_RECORDINGS = 10
 _MILLION = Decimal(1_000_000)
 _MICRO = Decimal("0.000001")
 
@@ -123,16 +124,17 @@ def check_model(name: str, settings: Settings) -> str:
 
     Raises:
         InvalidInputError: `unknown_model`, `unknown_recording`.
-        ConfigurationError: `model_key_missing`: a real model is asked for, and the deployment has no key.
+        ConfigurationError: `model_key_missing`: a real model is asked for, and the deployment has no key for it.
     """
     if name.startswith(REPLAY_PREFIX):
         recording_path(name, settings)
         return name
     full = model_table(settings.model_prices).resolve(name)
-    if not settings.anthropic_api_key.get_secret_value():
+    if not settings.anthropic_api_key.get_secret_value() and not settings.workers_have_model_key:
         raise ConfigurationError(
             "this deployment has no model key",
-            hint="Set FARHAND_ANTHROPIC_API_KEY and restart, or use model replay:<name>.",
+            hint="Set FARHAND_ANTHROPIC_API_KEY (or, where only the workers have it, FARHAND_WORKERS_HAVE_MODEL_KEY)"
+            " and restart, or use model replay:<name>.",
             code="model_key_missing",
         )
     return full
@@ -144,8 +146,14 @@ def recording_path(name: str, settings: Settings) -> Path:
     found = settings.recordings and settings.recordings / f"{short}.json"
     if not _REPLAY_NAME.fullmatch(short) or not found or not found.is_file():
         raise InvalidInputError(
-            f"there is no recording {short[:100]!r}",
-            hint="Recordings are <name>.json in the directory FARHAND_RECORDINGS of this deployment.",
-            code="unknown_recording",
+            f"there is no recording {short[:100]!r}", hint=_recordings_hint(settings), code="unknown_recording"
         )
     return found
+
+
+def _recordings_hint(settings: Settings) -> str:
+    how = "that of an ended task is at /v1/tasks/{id}/recording, and goes there as <name>.json"
+    if settings.recordings is None:
+        return f"This deployment has no recordings: set FARHAND_RECORDINGS to a directory of them, and restart; {how}."
+    there = sorted(file.stem for file in settings.recordings.glob("*.json"))[:_NAMED_RECORDINGS]
+    return f"In the directory FARHAND_RECORDINGS there is {', '.join(there) or 'none yet'}; {how}."

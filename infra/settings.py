@@ -78,6 +78,9 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("FARHAND_ANTHROPIC_API_KEY", "ANTHROPIC_API_KEY"),
         description="Key of the Messages API; falls back to ANTHROPIC_API_KEY.",
     )
+    workers_have_model_key: bool = Field(
+        False, description="For the API and the gateway: take tasks for real models without a key of their own."
+    )
     anthropic_base_url: str = Field("https://api.anthropic.com", description="Address of the Messages API.")
     model: str = Field("claude-sonnet", description="Default model: an alias of the model table or a full name.")
     model_deadline: float = Field(600.0, gt=0, description="One model call, its retries included.")

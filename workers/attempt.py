@@ -48,6 +48,9 @@ log = logging.getLogger(__name__)
 OUTAGE_REST_S = 5.0
 """How long a task rests when what this host needs for it (Postgres, the engine) is away."""
 
+_CANCELLED_PATCH_S = 1.0
+"""How long the end of a cancelled task, whose sandbox is dead, waits for the patch of what was done."""
+
 _OUT_OF_TIME: Failure = {
     "code": "time_limit_reached",
     "message": "the attempt used up its wall clock",
@@ -252,13 +255,29 @@ class Attempt:
         self._persist(lambda tx: transitions.fail(tx, self.lease, failure))
 
     def _confirm_cancelled(self) -> None:
-        def confirm(tx: Transaction) -> None:
-            since = select(extract("epoch", func.clock_timestamp() - Task.cancel_requested_at)).where(*self.lease.held)
-            seconds = tx.connection.execute(since).scalar_one_or_none() if self._known_dead else None
-            milliseconds = None if seconds is None else round(seconds * 1000)
-            transitions.confirm_cancelled(tx, self.lease, confirmed_dead_ms=milliseconds)
+        """The time is taken first, as the patch is not part of it. The patch is written under the lease, so before the
+        confirmation or never: one that takes long is not waited for, and finds the lease gone.
+        """
+        dead_ms = patiently(self._ms_since_cancel) if self._known_dead else None
+        keeping = threading.Thread(target=self._keep_patch_unless_lost, name=f"patch {self.task.id}", daemon=True)
+        keeping.start()
+        keeping.join(_CANCELLED_PATCH_S)
+        try:
+            self._persist(lambda tx: transitions.confirm_cancelled(tx, self.lease, confirmed_dead_ms=dead_ms))
+        finally:
+            keeping.join()  # it writes where the attempt cleans up after this
 
-        self._persist(confirm)
+    def _ms_since_cancel(self) -> int | None:
+        since = select(extract("epoch", func.clock_timestamp() - Task.cancel_requested_at)).where(*self.lease.held)
+        with self._services.database.read() as connection:
+            seconds = connection.execute(since).scalar_one_or_none()
+        return None if seconds is None else round(seconds * 1000)
+
+    def _keep_patch_unless_lost(self) -> None:
+        try:
+            self._keep_patch()
+        except AuthorityLostError:
+            log.warning("the patch was not ready when the task ended", extra=self._about("patch_not_kept"))
 
     def _break(self, error: Exception) -> None:
         if isinstance(error, TaskFailedError | InvalidInputError):

@@ -31,7 +31,8 @@ from infra.settings import Settings
 Verdict = Literal["ok", "note", "wrong"]
 
 LEAST_PYTHON = (3, 11)
-LEAST_GIT = (2, 30)
+LEAST_GIT = (2, 37)
+"""Of the workers, which pin the address of a host."""
 LEAST_POSTGRES = 15
 LEAST_REDIS = (6, 2)
 LEAST_FREE_BYTES = 5 * 2**30
@@ -207,6 +208,8 @@ def _keys(loaded: Settings) -> Findings:
 def _model(loaded: Settings) -> Findings:
     if loaded.anthropic_api_key.get_secret_value():
         yield Finding("ok", f"a model key is set; the default model is {loaded.model}")
+    elif loaded.workers_have_model_key:
+        yield Finding("ok", f"the model key is with the workers; the default model is {loaded.model}")
     else:
         yield Finding(
             "note", "no model key: only recordings can be played", "Set FARHAND_ANTHROPIC_API_KEY for real models."

@@ -65,19 +65,24 @@ def image(arguments: tuple[str, ...]) -> None:
     become((sys.executable, "-m", "infra.images.build", *arguments))
 
 
-@click.command(name="test", context_settings=_pass_on, add_help_option=False)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.command(name="test", context_settings=_pass_on)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[PYTEST ARGUMENT]...")
 def test(arguments: tuple[str, ...]) -> None:
     """Run the test suite.
 
-    Arguments are pytest's (default: `-q tests`). It brings its own Postgres and Redis. Tests that need Docker are
-    skipped without one, unless FARHAND_REQUIRE (such as `docker`) says that they must run.
+    All arguments go to pytest: paths below `tests`, `-k WORDS`, `-x`, `-q`, … (`farhand test -- --help` lists them;
+    default: `-q tests`). The tests bring their own Postgres and Redis. Those that need Docker are skipped without one,
+    unless FARHAND_REQUIRE (such as `docker`) says that they must run.
     """
     become((sys.executable, "-m", "pytest", *(arguments or ("-q", "tests"))))
 
 
-@click.command(name="bench", context_settings=_pass_on, add_help_option=False)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.command(name="bench", context_settings=_pass_on)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[NAME]... [--json]")
 def bench(arguments: tuple[str, ...]) -> None:
-    """Run the benchmarks: `farhand bench [NAME] [--json]`."""
+    """Run the benchmarks, each beside a floor of the same run.
+
+    A NAME is accept, dispatch, step, event or demo; without one all run. `--json` prints one JSON object for each
+    figure, one a line. Exit code 1 when a target is missed. `dispatch` and `step` need Docker and the agent image.
+    """
     become((sys.executable, "-m", "tests.bench", *arguments))

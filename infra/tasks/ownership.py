@@ -20,7 +20,7 @@ from infra.ids import new_id
 from infra.tables import Attempt, Task, Worker
 from infra.tasks.log import TaskRow, Transaction
 from infra.tasks.states import Status
-from infra.tasks.transitions import Lease, close_attempt, in_seconds
+from infra.tasks.transitions import RELEASED, Lease, close_attempt, in_seconds
 
 MAX_DEATHS = 5
 """Deaths of sandboxes or workers without a new step in between, after which a task is taken for poison."""
@@ -195,8 +195,7 @@ def _cancelled_values() -> dict[str, Any]:
         "status": Status.CANCELLED,
         "completed_at": func.now(),
         "cancel_requested_at": None,
-        "lease_token": None,
-        "worker_id": None,
+        **RELEASED,
     }
 
 
@@ -216,8 +215,7 @@ def _take_back(tx: Transaction, task: Any) -> TaskRow | None:
             held,
             values={
                 "status": Status.PENDING,
-                "lease_token": None,
-                "worker_id": None,
+                **RELEASED,
                 "deaths": deaths,
                 "not_before": None if deaths == 1 else in_seconds(2.0**deaths),
                 "enqueued_at": None,

@@ -35,4 +35,4 @@ def main(names: tuple[str, ...], *, as_json: bool) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="farhand bench")

@@ -241,9 +241,9 @@ def test_run_says_what_is_wrong(up: Up, arguments: tuple[str, ...], code: int, e
 
 
 def test_interrupted_once_run_cancels_its_task(up: Up) -> None:
-    step = json.loads((RECORDINGS / "demo.json").read_text())["steps"][2]
-    step["response"]["content"][1]["input"] = {"command": "sleep 300", "timeout_s": 300}
-    (up.recordings / "sleeps.json").write_text(json.dumps({"version": 1, "steps": [step]}))
+    *_, sleep, edit, _, _ = json.loads((RECORDINGS / "demo.json").read_text())["steps"]
+    sleep["response"]["content"][1]["input"] = {"command": "sleep 300", "timeout_s": 300}
+    (up.recordings / "sleeps.json").write_text(json.dumps({"version": 1, "steps": [edit, sleep]}))
     arguments = ("run", "--repo", up.repo.url, "--model", "replay:sleeps", "--json", "Sleep")
     with subprocess.Popen(
         command(*arguments),
@@ -254,13 +254,16 @@ def test_interrupted_once_run_cancels_its_task(up: Up) -> None:
     ) as running:
         assert running.stdout
         for line in running.stdout:
-            if json.loads(line)["type"] == "tool_call":
+            event = json.loads(line)
+            if event["type"] == "tool_call" and event["data"]["step"] == 2:
                 break
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=DEADLINE_S)
     assert running.returncode == 130
-    assert json.loads(out.splitlines()[-1])["type"] == "cancelled"
+    last = json.loads(out.splitlines()[-1])
+    assert (last["type"], last["data"]["confirmed_dead_ms"] > 0) == ("cancelled", True)
     assert "cancelling the task" in err
+    assert "+        if seconds >= size:\n" in up.cli("diff", last["task_id"]).stdout, "what it did until then is kept"
 
 
 def test_term_stops_every_child_and_the_next_start_finds_everything(up: Up) -> None:

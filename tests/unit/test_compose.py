@@ -113,7 +113,9 @@ def test_services_wait_for_the_migration() -> None:
 def test_only_workers_have_the_engine_and_the_model_key() -> None:
     for name, service in SERVICES.items():
         assert ("docker.sock" in str(service.get("volumes"))) == (name == "worker"), name
-        assert ("${FARHAND_ANTHROPIC_API_KEY" in str(environment(name))) == (name == "worker"), name
+        assert ("FARHAND_ANTHROPIC_API_KEY" in environment(name)) == (name == "worker"), name
+        has_no_key_but_takes_tasks = "FARHAND_WORKERS_HAVE_MODEL_KEY" in environment(name)
+        assert has_no_key_but_takes_tasks == (name in ("api", "gateway")), name
         assert ("FARHAND_SECRET_KEYS" in environment(name)) == (name in ("api", "gateway", "worker")), name
 
 

@@ -87,3 +87,16 @@ def test_a_recordings_name_never_leaves_its_directory(tmp_path: Path, name: str)
     with pytest.raises(InvalidInputError) as refused:
         check_model(f"replay:{name}", settings(recordings=tmp_path))
     assert refused.value.code == "unknown_recording"
+
+
+def test_an_unknown_recording_is_told_what_to_do(tmp_path: Path) -> None:
+    def hint(recordings: Path | None) -> str:
+        with pytest.raises(InvalidInputError) as refused:
+            check_model("replay:demo", settings(recordings=recordings))
+        return refused.value.hint
+
+    assert "set FARHAND_RECORDINGS to a directory" in hint(None)
+    assert "there is none yet" in hint(tmp_path)
+    assert "there is none yet" in hint(tmp_path / "missing")
+    (tmp_path / "mine.json").write_text("{}")
+    assert "there is mine;" in hint(tmp_path)

@@ -28,7 +28,7 @@ MAX_OUTPUT_BYTES = 64 * 2**20
 MAX_STDERR_CHARS = 64 * 1024
 MAX_MEMORY_BYTES = 4 * 2**30
 _PIECE = 64 * 1024
-_OLDEST_GIT = (2, 37)  # the first that can pin an address (http.curloptResolve)
+OLDEST_GIT = (2, 37)  # the first that can pin an address (http.curloptResolve)
 
 # Old repositories carry these harmless blemishes in their history; refusing them would refuse the repository.
 _BLEMISHES = (
@@ -163,13 +163,13 @@ class _Run:
 @lru_cache(maxsize=1)
 def require_git() -> None:
     """Raises ConfigurationError when git is missing or too old to pin an address."""
-    wanted = ".".join(map(str, _OLDEST_GIT))
+    wanted = ".".join(map(str, OLDEST_GIT))
     try:
         said = subprocess.run(["git", "version"], capture_output=True, text=True, check=True, timeout=30).stdout
     except (OSError, subprocess.SubprocessError):
         raise ConfigurationError("git does not run on this host", hint=f"Install git {wanted} or newer.") from None
     found = re.search(r"(\d+)\.(\d+)", said)
-    if found is None or (int(found[1]), int(found[2])) < _OLDEST_GIT:
+    if found is None or (int(found[1]), int(found[2])) < OLDEST_GIT:
         raise ConfigurationError(f"{said.strip()} is too old", hint=f"Install git {wanted} or newer.")
 
 

@@ -20,9 +20,10 @@ from infra.tasks.transitions.by_worker import (
     give_back_after_death,
     hand_over,
 )
-from infra.tasks.transitions.lease import Lease, close_attempt, hold, in_seconds
+from infra.tasks.transitions.lease import RELEASED, Lease, close_attempt, hold, in_seconds
 
 __all__ = [
+    "RELEASED",
     "Lease",
     "NewTask",
     "add_message",

@@ -97,7 +97,13 @@ def test_a_real_model_without_a_key(ada: Person, more_settings: dict[str, Any]) 
     ada.task(model="replay:demo")
 
 
-@pytest.mark.parametrize("more_settings", [{"model": "claude-sonnet", "anthropic_api_key": SecretStr("sk-ant-x")}])
+@pytest.mark.parametrize(
+    "more_settings",
+    [
+        {"model": "claude-sonnet", "anthropic_api_key": SecretStr("sk-ant-x")},
+        {"model": "claude-sonnet", "workers_have_model_key": True},
+    ],
+)
 def test_an_alias_becomes_the_full_name(ada: Person, more_settings: dict[str, Any]) -> None:
     assert ada.task()["model"].startswith("claude-sonnet-")
 

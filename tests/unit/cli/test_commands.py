@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -17,17 +18,31 @@ from infra import cli
 from infra.cli.data_dir import DataDir
 from infra.cli.sample_repo import SampleRepo
 from infra.demo import PROMPT, RECORDINGS, SAMPLE
+from tests.bench.__main__ import BENCHMARKS
 
 
 def farhand(*arguments: str, **environment: str) -> Result:
     return CliRunner().invoke(cli.main, arguments, env=environment, prog_name="farhand")
 
 
-@pytest.mark.parametrize("command", [name for name in cli._COMMANDS if name not in {"image", "test", "bench"}])
+@pytest.mark.parametrize("command", [name for name in cli._COMMANDS if name != "image"])
 def test_every_command_explains_itself(command: str) -> None:
     shown = farhand(command, "--help")
     assert shown.exit_code == 0
     assert shown.output.startswith(f"Usage: farhand {command}")
+
+
+def test_what_bench_passes_on_is_in_its_help() -> None:
+    shown = farhand("bench", "--help").output
+    assert "--json" in shown
+    assert set(BENCHMARKS) <= set(re.findall(r"\w+", shown))
+
+
+def test_test_passes_on_to_pytest() -> None:
+    arguments = ("test", "--", "--version")
+    command = [sys.executable, "-m", "infra.cli", *arguments]
+    said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert said.stdout.startswith("pytest ")
 
 
 def test_help_lists_every_command() -> None:
