@@ -34,7 +34,7 @@ MAX_AGE_S = 1800.0
 SETTLE_S = 0.5
 START_S = 60.0
 """A sandbox that has not asked for a job by then never will."""
-ROUND_S = 10.0
+LOOK_EVERY_S = 10.0
 """So often the age of what waits, and the image that it is made from, are looked at."""
 REST_S = (1.0, 60.0)
 _CLOSERS = 16
@@ -67,12 +67,22 @@ class _Waiting:
 class Pool:
     """Keeps `size` sandboxes waiting; 0 keeps none and costs nothing. Safe for many threads."""
 
-    def __init__(self, driver: Driver, run_dir: Path, bundle: Path, size: int, *, max_age: float = MAX_AGE_S) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        run_dir: Path,
+        bundle: Path,
+        size: int,
+        *,
+        max_age: float = MAX_AGE_S,
+        look_every: float = LOOK_EVERY_S,
+    ) -> None:
         self._driver = driver
         self._run_dir = run_dir
         self._bundle = bundle
         self._size = size
         self._max_age = max_age
+        self._look_every = look_every
         self.counts = Counts()
         self._waiting: list[_Waiting] = []
         self._unwanted: list[LinkedSandbox] = []
@@ -140,14 +150,15 @@ class Pool:
             except Exception as error:  # noqa: BLE001  (without its thread there would be no pool)
                 self._rest(error)
             with self._changed:
-                self._changed.wait_for(self._has_work, self._until_due())
+                if not self._has_work():
+                    self._changed.wait(self._until_due())
         self._discard_unwanted()
 
     def _round(self) -> None:
         self._discard_unwanted()
         now = time.monotonic()
         if now >= self._look_at:
-            self._look_at = now + ROUND_S
+            self._look_at = now + self._look_every
             self._recycle(now)
         if len(self._waiting) < self._size and now >= self._not_before:
             self._add_one()
