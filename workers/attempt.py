@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,10 +145,13 @@ class Attempt:
 
     def _prepare(self) -> None:
         """In a thread of its own: bring the repository, then hand out the job."""
+        began = time.monotonic()
         try:
             progress = Progress(self._services, self.lease)
             self._workspace = self._workspaces.prepare(self.lease, self.task, progress)
             self._sandbox.hand_job(self._workspace)
+            times = (self._workspace.fetch_ms, (time.monotonic() - began) * 1000)
+            log.info("job handed over; git took %.1f ms of %.1f", *times, extra=self._about("job_handed_over"))
         except AuthorityLostError:
             self.end(Lost())
         except Exception as error:  # noqa: BLE001  (it is recorded as the attempt's ending)

@@ -128,7 +128,7 @@ class AttemptSandbox:
         self._used.append(sandbox)
         with self._state:
             self._current = sandbox
-        with self._equipment.services.tasks.transaction() as tx:
+        with self._equipment.services.tasks.single_statement() as tx:
             records.record_sandbox(tx, self._lease, sandbox.id)
         sandbox.give_up_hold()
         if not is_warm:

@@ -145,7 +145,7 @@ class Link:
 
     def _prove(self) -> TaskRow:
         """The task's row, if it is still ours. Raises AuthorityLostError."""
-        with self._services.tasks.transaction() as tx:
+        with self._services.tasks.single_statement() as tx:
             return hold(tx, self._lease)
 
     def _see(self, row: TaskRow) -> None:
