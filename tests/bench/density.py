@@ -1,13 +1,12 @@
 """density: many tasks at a time on one host, of agents that mostly wait for their model. Part of `sandbox`.
 
-Each task makes 20 steps, and its model takes 10 s for each answer. All must complete. What a sandbox takes is read from
-its cgroup while all of them wait; the latency of an event is from the time it carries (before its commit) until a client
-has it over the WebSocket, of a sample of the tasks.
+Each task makes 20 steps, and its model takes 10 s for each answer. All must complete. What a sandbox takes is read
+from its cgroup while all of them wait; the latency of an event is from the time it carries (before its commit) until
+a client has it over the WebSocket, of a sample of the tasks.
 """
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import threading
@@ -55,12 +54,14 @@ class Watch:
 
 
 def run(tasks: int = TASKS) -> list[Figure]:
-    more = {
-        "FARHAND_WORKER_SLOTS": str(tasks),
-        "FARHAND_MAX_CONCURRENT_TASKS": str(tasks),
-        "FARHAND_WARM_SANDBOXES": "0",
-    }
-    with running({"steps": [CALL] * STEPS + [END]}, delay_s=DELAY_S, **more) as stage:
+    slots, trajectory = str(tasks), {"steps": [CALL] * STEPS + [END]}
+    with running(
+        trajectory,
+        delay_s=DELAY_S,
+        FARHAND_WORKER_SLOTS=slots,
+        FARHAND_MAX_CONCURRENT_TASKS=slots,
+        FARHAND_WARM_SANDBOXES="0",
+    ) as stage:
         worker = stage.deployment.worker_pids()[0]
         idle = _resident(worker)
         ids, watches = _submit(stage, tasks)
@@ -120,9 +121,8 @@ def _resident(pid: int, what: str = "VmRSS") -> float:
 def _memory(stage: Stage) -> list[float]:
     """Of each sandbox that runs, as the engine counts it."""
     ids = [path.name for path in (stage.settings.run_dir / "s").iterdir() if path.is_dir()]
-    containers = _docker(
-        "ps", "--quiet", "--filter", "label=farhand.sandbox", "--format", '{{.ID}} {{.Label "farhand.sandbox"}}'
-    )
+    columns = '{{.ID}} {{.Label "farhand.sandbox"}}'
+    containers = _docker("ps", "--filter", "label=farhand.sandbox", "--format", columns)
     ours = [line.split()[0] for line in containers.splitlines() if line.split()[1] in ids]
     return [_charged(container) for container in ours]
 
@@ -156,6 +156,4 @@ def _usage(group: Path, usage: str, reclaimable: str) -> float:
 
 
 def _docker(*command: str) -> str:
-    return subprocess.run(
-        ["docker", *command], check=True, capture_output=True, text=True, env=os.environ
-    ).stdout.strip()
+    return subprocess.run(["docker", *command], check=True, capture_output=True, text=True).stdout.strip()
