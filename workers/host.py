@@ -29,6 +29,7 @@ from infra.tasks.log import TaskRow
 from infra.tasks.transitions import Lease
 from workers.attempt import Attempt, Equipment
 from workers.endings import Cancelled, Ending, HandOver, Lost
+from workers.open_files import allow_open_files
 from workers.pool import Pool
 from workers.process_lock import ProcessLock
 from workers.relay.calls import open_upstream
@@ -75,6 +76,7 @@ class WorkerHost:
     def start(self) -> None:
         """Register and begin to beat, listen and sweep. Raises FarhandError when the host can't run sandboxes."""
         self._driver.check()
+        allow_open_files(self._settings.worker_slots + self._settings.warm_sandboxes)
         bundle = write_bundle(self._settings.run_dir / "runtime")
         self._pool = Pool(self._driver, self._settings.run_dir, bundle, self._settings.warm_sandboxes)
         self._equipment = Equipment(
