@@ -11,7 +11,8 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, insert, literal, select, update
+from sqlalchemy.orm import InstrumentedAttribute
 
 from infra.errors import BudgetExceededError
 from infra.ids import new_id
@@ -40,38 +41,43 @@ def remaining(tx: Transaction, lease: Lease) -> Decimal:
 def reserve(tx: Transaction, lease: Lease, *, step: int, model: str, amount: Decimal) -> Hold:
     """Hold `amount` for a call that is about to be made.
 
+    One statement, so `tx` may be a single-statement one: it is on the way of every step.
+
     Raises:
         AuthorityLostError
         BudgetExceededError: the hold would pass the budget; nothing is held.
     """
-    row = tx.advance(
-        (*lease.held, Task.spent_usd + Task.reserved_usd + amount <= Task.budget_usd),
-        values={"reserved_usd": Task.reserved_usd + amount},
+    call_id = new_id()
+    held = (
+        update(Task)
+        .where(*lease.held, Task.spent_usd + Task.reserved_usd + amount <= Task.budget_usd)
+        .values(reserved_usd=Task.reserved_usd + amount)
+        .returning(Task.id)
+        .cte("held")
     )
-    if row is None:
+    # Nobody else counts tries of this task meanwhile: one lease, and one call at a time under it.
+    earlier = select(func.coalesce(func.max(ModelCall.try_), 0)).where(
+        ModelCall.task_id == lease.task_id, ModelCall.step == step
+    )
+    columns: dict[InstrumentedAttribute[Any], Any] = {
+        ModelCall.id: literal(call_id),
+        ModelCall.task_id: held.c.id,
+        ModelCall.attempt: literal(lease.attempt),
+        ModelCall.step: literal(step),
+        ModelCall.try_: earlier.scalar_subquery() + 1,
+        ModelCall.model: literal(model),
+        ModelCall.state: literal("reserved"),
+        ModelCall.reserved_usd: literal(amount, ModelCall.reserved_usd.type),
+    }
+    try_ = tx.connection.execute(
+        insert(ModelCall).from_select(list(columns), select(*columns.values())).returning(ModelCall.try_)
+    ).scalar_one_or_none()
+    if try_ is None:
         task = hold(tx, lease)
         raise BudgetExceededError(
             f"the next model call may cost {amount:.4f} USD; {task.spent_usd:.4f} of {task.budget_usd:.4f} USD"
             " are spent"
         )
-    earlier = select(func.coalesce(func.max(ModelCall.try_), 0)).where(
-        ModelCall.task_id == lease.task_id, ModelCall.step == step
-    )
-    call_id = new_id()
-    try_ = tx.connection.execute(
-        insert(ModelCall)
-        .values(
-            id=call_id,
-            task_id=lease.task_id,
-            attempt=lease.attempt,
-            step=step,
-            try_=earlier.scalar_subquery() + 1,
-            model=model,
-            state="reserved",
-            reserved_usd=amount,
-        )
-        .returning(ModelCall.try_)
-    ).scalar_one()
     return Hold(call_id, step, try_, amount)
 
 

@@ -183,7 +183,7 @@ class ModelCaller:
     def _hold(self, ask: Ask, max_tokens: int) -> Hold:
         rates = self._route.rates
         bound = rates.bound(prompt_tokens=ask.prompt_tokens, max_tokens=max_tokens) if rates else _FREE
-        with self._services.tasks.transaction() as tx:
+        with self._services.tasks.single_statement() as tx:
             return budget.reserve(tx, self._lease, step=ask.step, model=self._route.model, amount=bound)
 
     def _affordable(self, ask: Ask) -> int:
