@@ -9,6 +9,7 @@ Without user ids (sandbox `local`) the same three processes run as one user.
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
@@ -49,6 +50,7 @@ class Supervisor:
     def run(self) -> int:
         """Returns the loop's exit code once it has ended and nothing of the sandbox runs any more."""
         self._watch_signals()
+        _import_everything()
         loop_end, helper_end = socket.socketpair()
         self._loop_pid = _fork(lambda: self._be_loop(loop_end, helper_end))
         _fork(lambda: self._be_helper(helper_end, loop_end))
@@ -129,7 +131,6 @@ class Supervisor:
             os.kill(self._loop_pid, signal.SIGKILL)
 
     def _be_loop(self, end: socket.socket, helper_end: socket.socket) -> int:
-        sys.modules["ssl"] = None  # type: ignore[assignment]  # http.client would spend 5 ms on it, for nothing
         from agent_runtime import loop
         from agent_runtime.helper_client import HelperClient
         from agent_runtime.link import Link
@@ -155,6 +156,15 @@ class Supervisor:
             signal.signal(number, signal.SIG_DFL)
         for end in (*ends, self._wakeup, self._wakeup_end):
             end.close()
+
+
+def _import_everything() -> None:
+    """Before the forks, into pages that all three processes share: what they hold bounds how many fit a host."""
+    sys.modules["ssl"] = None  # type: ignore[assignment]  # http.client would spend 5 ms on it, for nothing
+    from agent_runtime import helper, helper_client, link, loop  # noqa: F401
+
+    # A collection writes into every object that it looks at, and by that copies its page.
+    gc.freeze()
 
 
 def _fork(body: Callable[[], int]) -> int:

@@ -72,6 +72,9 @@ class Settings(BaseSettings):
     sandbox_disk_bytes: int = Field(1 * 2**30, ge=2**24, description="Work directory of one sandbox (a tmpfs).")
     sandbox_cpus: float = Field(2.0, gt=0, description="CPUs of one sandbox.")
     sandbox_pids: int = Field(512, ge=32, description="Processes of one sandbox.")
+    warm_sandboxes: int = Field(
+        1, ge=0, le=1000, description="Sandboxes that each worker keeps started for tasks to come; 0 starts none ahead."
+    )
 
     anthropic_api_key: SecretStr = Field(
         SecretStr(""),

@@ -83,6 +83,9 @@ class Deployment:
         files = sorted(self._data.glob("logs/*.log"))
         return "".join(self.output) + "".join(f"== {file.name}\n{file.read_text()[-6000:]}" for file in files)
 
+    def all_logs(self) -> str:
+        return "".join(file.read_text() for file in sorted(self._data.glob("logs/*.log")))
+
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:

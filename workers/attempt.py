@@ -1,7 +1,7 @@
 """One attempt: from the claim to the end, whatever the end is.
 
-    claimed ─► sandbox started  ┐
-               workspace ready  ┴─► job assigned ─► the loop runs ─► an ending ─► sandbox removed ─► ending recorded
+    claimed ─► sandbox taken or started ┐
+               workspace ready          ┴─► job handed over ─► the loop runs ─► an ending ─► sandbox gone ─► recorded
 
 The sandbox and the workspace are prepared at the same time. Whoever notices an ending first (the loop that is done,
 the user's cancel, the clock, a lost lease, a shutdown, a dead sandbox) decides; the sandbox is dead before anything
@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import logging
 import queue
-import shutil
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,18 +26,17 @@ from infra.db import patiently
 from infra.errors import AuthorityLostError, FarhandError, InvalidInputError, TaskFailedError, UnavailableError
 from infra.services import Services
 from infra.tables import Task
-from infra.tasks import records, transitions
+from infra.tasks import transitions
 from infra.tasks.log import TaskRow, Transaction
 from infra.tasks.ownership import MAX_DEATHS
 from infra.tasks.transitions import Lease
 from workers.admission import refuse_unsafe
+from workers.attempt_sandbox import AttemptSandbox
 from workers.endings import Broken, Cancelled, Ending, Finished, HandOver, Lost, OutOfTime, SandboxDied
+from workers.pool import Pool
 from workers.publication import Publisher
-from workers.relay.calls import choose_route
 from workers.relay.link import Link
-from workers.relay.server import LinkServer
-from workers.sandbox import directory
-from workers.sandbox.base import Driver, Sandbox, SandboxSpec
+from workers.sandbox.base import Driver
 from workers.workspace import Progress, Workspace, Workspaces
 
 if TYPE_CHECKING:
@@ -65,6 +64,7 @@ class Equipment:
     services: Services
     workspaces: Workspaces
     driver: Driver
+    pool: Pool
     bundle: Path
     upstream: Upstream | None
     suspended: Callable[[], bool]
@@ -79,12 +79,8 @@ class Attempt:
         self._settings = services.settings
         self._workspaces = equipment.workspaces
         self._driver = equipment.driver
-        self._upstream = equipment.upstream
         self.lease = lease
         self.task = task
-        sandbox_id = directory.new_sandbox_id()
-        path = directory.path_of(self._settings.run_dir.absolute(), sandbox_id)
-        self._spec = SandboxSpec(sandbox_id, path, equipment.bundle)
         self._endings: queue.SimpleQueue[Ending] = queue.SimpleQueue()
         self._link = Link(
             services,
@@ -93,10 +89,17 @@ class Attempt:
             on_lost=lambda: self.end(Lost()),
             suspended=equipment.suspended,
         )
+        self._sandbox = AttemptSandbox(
+            equipment,
+            lease,
+            task,
+            self._link,
+            on_death=lambda died: self.end(SandboxDied(died)),
+            on_trouble=lambda error: self.end(Broken(error)),
+        )
         self._publisher = Publisher(services, equipment.workspaces, lease, task)
         self._workspace: Workspace | None = None
         self._preparation = threading.Thread(target=self._prepare, name=f"prepare {task.id}", daemon=True)
-        self._scratch = self._settings.run_dir / "t" / sandbox_id
         self._known_dead = True
 
     def end(self, ending: Ending) -> None:
@@ -119,23 +122,16 @@ class Attempt:
     # ---- the sandbox -------------------------------------------------------------------------------------------
 
     def _run_sandbox(self) -> Ending:
-        server = LinkServer(self._link, self._spec.directory / "link")
-        sandbox: Sandbox | None = None
         try:
             refuse_unsafe(self._services, self._driver, self.task)
-            with self._services.tasks.transaction() as tx:
-                # Named before it exists, so that whoever cleans up knows whose it is.
-                records.record_sandbox(tx, self.lease, self._spec.id)
-            directory.make(self._settings.run_dir, self._spec.id)
-            server.start()
             self._preparation.start()
-            sandbox = self._driver.start(self._spec)
-            threading.Thread(target=self._watch, args=(sandbox,), name=f"watch {self.task.id}", daemon=True).start()
+            self._sandbox.open()
             ending = self._next_ending()
         except Exception as error:  # noqa: BLE001  (whatever it is, the attempt ends with it)
             ending = Broken(error)
         finally:
-            self._remove(server, sandbox)
+            # First of all: from here on the sandbox can say nothing more.
+            self._known_dead = self._sandbox.close()
         return ending
 
     def _next_ending(self) -> Ending:
@@ -144,57 +140,25 @@ class Attempt:
         except queue.Empty:
             return OutOfTime()
 
-    def _remove(self, server: LinkServer, sandbox: Sandbox | None) -> None:
-        """Kill first: from here on the sandbox can say nothing more. One that can't be killed has lost its link."""
-        try:
-            if sandbox is not None:
-                sandbox.kill()
-        except Exception:
-            self._known_dead = False
-            log.exception("can't kill a sandbox", extra=self._about("sandbox_not_killed"))
-        server.stop()
-        self._link.close()
-        try:
-            if sandbox is not None:
-                sandbox.remove()
-            else:
-                self._driver.remove(self._spec.id)
-        except Exception:
-            # The sweep removes what is left; the attempt's result must not depend on it.
-            log.exception("can't remove a sandbox", extra=self._about("sandbox_not_removed"))
-
     def _clean_up(self) -> None:
         """A clone that was cut short may still write where the sandbox was; the ending did not wait for it."""
         if self._preparation.ident is not None:
             self._preparation.join()
-        shutil.rmtree(self._scratch, ignore_errors=True)
-        shutil.rmtree(self._spec.directory, ignore_errors=True)
+        self._sandbox.clean_up()
 
     def _prepare(self) -> None:
         """In a thread of its own: bring the repository, then hand out the job."""
+        began = time.monotonic()
         try:
             progress = Progress(self._services, self.lease)
             self._workspace = self._workspaces.prepare(self.lease, self.task, progress)
-            tree = self._workspaces.fill(
-                self._workspace, self.task.id, self._spec.directory / "in", self._scratch / "in"
-            )
-            job = self._workspaces.job(self.lease, self.task, self._workspace, tree)
-            route = choose_route(self.task.model, self._settings, self._upstream)
-            self._link.assign(job, route)
+            self._sandbox.hand_job(self._workspace)
+            times = (self._workspace.fetch_ms, (time.monotonic() - began) * 1000)
+            log.info("job handed over; git took %.1f ms of %.1f", *times, extra=self._about("job_handed_over"))
         except AuthorityLostError:
             self.end(Lost())
         except Exception as error:  # noqa: BLE001  (it is recorded as the attempt's ending)
             self.end(Broken(error))
-
-    def _watch(self, sandbox: Sandbox) -> None:
-        """In a thread of its own: notice that the sandbox is gone."""
-        try:
-            died = sandbox.wait(self._settings.task_wall_clock)
-        except Exception as error:  # noqa: BLE001  (it is recorded as the attempt's ending)
-            self.end(Broken(error))
-        else:
-            if died is not None:
-                self.end(SandboxDied(died))
 
     # ---- the ending --------------------------------------------------------------------------------------------
 
@@ -234,7 +198,7 @@ class Attempt:
         workspace = self._workspace
         assert workspace is not None  # a job was assigned, so there is one  # noqa: S101
         try:
-            work = patiently(lambda: self._publisher.keep_patch(workspace, self._scratch / "out"))
+            work = patiently(lambda: self._publisher.keep_patch(workspace, self._sandbox.scratch / "out"))
             if work is not None:
                 patiently(lambda: self._publisher.push(workspace, work))
         except TaskFailedError as error:
@@ -307,7 +271,7 @@ class Attempt:
         if self._workspace is None:
             return
         try:
-            self._publisher.keep_patch(self._workspace, self._scratch / "out")
+            self._publisher.keep_patch(self._workspace, self._sandbox.scratch / "out")
         except AuthorityLostError:
             raise
         except Exception as error:  # noqa: BLE001

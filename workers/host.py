@@ -3,7 +3,7 @@
 Heartbeat   every 3 s the worker's row is pushed forward by the ttl, on a connection of its own.
 Suspended   once its own clock says that the ttl has passed: no model call and no claim until the next heartbeat.
 Swept       a heartbeat that finds the row marked means that every task was given away: kill all, register anew.
-TERM        every attempt is handed over: its sandbox killed, its task pending for another worker.
+TERM        every attempt is handed over: its sandbox killed, its task pending for another worker. The pool goes.
 KILL        who gets our lock (the process that is started in our place) gives our tasks back at once; else the sweep.
 """
 
@@ -29,6 +29,8 @@ from infra.tasks.log import TaskRow
 from infra.tasks.transitions import Lease
 from workers.attempt import Attempt, Equipment
 from workers.endings import Cancelled, Ending, HandOver, Lost
+from workers.open_files import allow_open_files
+from workers.pool import Pool
 from workers.process_lock import ProcessLock
 from workers.relay.calls import open_upstream
 from workers.sandbox.base import Driver
@@ -74,11 +76,15 @@ class WorkerHost:
     def start(self) -> None:
         """Register and begin to beat, listen and sweep. Raises FarhandError when the host can't run sandboxes."""
         self._driver.check()
+        allow_open_files(self._settings.worker_slots + self._settings.warm_sandboxes)
+        bundle = write_bundle(self._settings.run_dir / "runtime")
+        self._pool = Pool(self._driver, self._settings.run_dir, bundle, self._settings.warm_sandboxes)
         self._equipment = Equipment(
             self._services,
             Workspaces(self._services),
             self._driver,
-            write_bundle(self._settings.run_dir / "runtime"),
+            self._pool,
+            bundle,
             open_upstream(self._settings),
             suspended=self.suspended,
         )
@@ -88,6 +94,7 @@ class WorkerHost:
             self._sweeper.bury(self._lock.predecessor)
         for loop in (self._beat, self._listen_for_cancels, self._sweeper.run, self._drain):
             threading.Thread(target=loop, name=loop.__qualname__, daemon=True).start()
+        self._pool.start()
 
     def stop(self) -> None:
         """Begin to leave. For signal handlers: under gevent one may run in the hub, where nothing may block."""
@@ -97,6 +104,9 @@ class WorkerHost:
         """Once asked to stop: hand over every attempt and be gone within DRAIN_S."""
         self._draining.wait()
         threading.Thread(target=self._exit_at_last, name="drain", daemon=True).start()
+        deadline = time.monotonic() + HAND_OVER_S
+        closing = threading.Thread(target=self._pool.close, args=(HAND_OVER_S,), name="close pool", daemon=True)
+        closing.start()
         self._end_all(HandOver())
         with self._changed:
             self._changed.wait_for(lambda: not self._runs, HAND_OVER_S)
@@ -104,6 +114,7 @@ class WorkerHost:
             self._let_go()
         except UnavailableError as error:
             log.warning("left without a word: %s", error, extra={"action": "drain_unsaid"})
+        closing.join(max(0.0, deadline - time.monotonic()))
         self._services.bus.outbox.flush(0.5)
         self._services.wake_ups.outbox.flush(0.5)
         # Nothing of ours is left to do; Celery's warm shutdown would take seconds to find that out.

@@ -10,6 +10,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from uuid import UUID
 
 from kombu.exceptions import OperationalError
@@ -22,6 +23,7 @@ from infra.services import Services
 from infra.tasks import ownership
 from infra.tasks.log import TaskRow
 from workers.sandbox.base import Driver
+from workers.sandbox.hold import held_ids, unless_held
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,8 @@ class Sweeper:
         self._services = services
         self._driver = driver
         self._may_act = may_act
-        self._scratch = services.settings.run_dir / "t"
+        self._run_dir = services.settings.run_dir
+        self._scratch = self._run_dir / "t"
 
     def run(self) -> None:
         """For ever, on a thread of its own."""
@@ -72,18 +75,22 @@ class Sweeper:
             forget_old(connection)
 
     def remove_leftovers(self) -> None:
-        """Remove what sandboxes of this host have left that no running task owns."""
-        found = {*self._driver.leftovers(), *(path.name for path in self._scratch.glob("*"))}
+        """Remove what sandboxes of this host have left that no running task owns, and no live worker holds."""
+        scratch = (path.name for path in self._scratch.glob("*"))
+        found = {*self._driver.leftovers(), *scratch, *held_ids(self._run_dir)}
         if not found:
             return
-        with self._services.database.begin() as connection:
-            orphans = found - ownership.sandboxes_in_use(connection)
-        for sandbox_id in orphans:
-            log.warning(
-                "removing a sandbox that nobody owns", extra={"action": "sandbox_orphan", "sandbox": sandbox_id}
-            )
-            self._driver.remove(sandbox_id)
-            shutil.rmtree(self._scratch / sandbox_id, ignore_errors=True)
+        with ExitStack() as holds:
+            # Before the rows are read: what was given up by its holder is named by a row then, or is nobody's.
+            free = {name for name in found if holds.enter_context(unless_held(self._run_dir, name))}
+            with self._services.database.begin() as connection:
+                orphans = free - ownership.sandboxes_in_use(connection)
+            for sandbox_id in orphans:
+                log.warning(
+                    "removing a sandbox that nobody owns", extra={"action": "sandbox_orphan", "sandbox": sandbox_id}
+                )
+                self._driver.remove(sandbox_id)
+                shutil.rmtree(self._scratch / sandbox_id, ignore_errors=True)
 
     def _try(self, step: Callable[[], None]) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -38,6 +39,8 @@ class Workspace:
     credentials: Credentials | None
     base: str
     head: str
+    fetch_ms: float
+    """What it took to bring the mirror up to date."""
 
 
 class Workspaces:
@@ -57,13 +60,15 @@ class Workspaces:
         """
         url, credentials = task.repo_url, self._credentials(task.project_id)
         known = tuple(sha for sha in (task.base_sha, task.head_sha) if sha)
+        began = time.monotonic()
         mirror = self._mirrors.refresh(task.project_id, url, credentials, progress=progress.report, commits=known)
+        fetch_ms = (time.monotonic() - began) * 1000
         base = task.base_sha
         if base is None:
             branch, base = mirror.resolve(task.base_branch)
-            with self._services.tasks.transaction() as tx:
+            with self._services.tasks.single_statement() as tx:
                 records.record_base(tx, lease, base_branch=branch, base_sha=base)
-        return Workspace(mirror, url, credentials, base, task.head_sha or base)
+        return Workspace(mirror, url, credentials, base, task.head_sha or base, fetch_ms)
 
     def fill(self, workspace: Workspace, task_id: UUID, target: Path, scratch: Path) -> str | None:
         """Put the objects of the repo, and of the work so far, into `target/objects`.
@@ -80,14 +85,14 @@ class Workspaces:
 
     def packs(self, task_id: UUID) -> list[TreePack]:
         """The recorded work trees since the last push, oldest first."""
-        with self._services.database.begin() as connection:
+        with self._services.database.read() as connection:
             rows = records.trees(connection, task_id)
         return [TreePack(tree=row.tree, parent=row.parent, data=bytes(row.pack)) for row in rows]
 
     def job(self, lease: Lease, task: TaskRow, workspace: Workspace, tree: str | None) -> Job:
         """What `GET /job` answers."""
         agent = AGENTS[task.agent]
-        with self._services.database.begin() as connection:
+        with self._services.database.read() as connection:
             steps = records.recorded_steps(connection, task.id)
             calls = records.recorded_calls(connection, task.id, steps[-1]["step"]) if steps else []
             inbox = records.inbox(connection, task.id)
@@ -111,7 +116,7 @@ class Workspaces:
         }
 
     def _credentials(self, project_id: UUID) -> Credentials | None:
-        with self._services.database.begin() as connection:
+        with self._services.database.read() as connection:
             row = connection.execute(
                 select(Project.git_username, Project.git_token_encrypted).where(Project.id == project_id)
             ).one()

@@ -40,21 +40,30 @@ class NewStep:
 
 
 def record_sandbox(tx: Transaction, lease: Lease, sandbox_id: str) -> None:
-    """Name the sandbox of an attempt, before it is started: so that whoever cleans up knows whose it is."""
-    hold(tx, lease)
-    tx.connection.execute(
+    """Name the sandbox of an attempt, before it is started: so that whoever cleans up knows whose it is.
+
+    One statement, so `tx` may be a single-statement one. Raises AuthorityLostError.
+    """
+    held = select(Task.id).where(*lease.held).with_for_update(key_share=True).cte("held")
+    named = tx.connection.execute(
         update(Attempt)
-        .where(Attempt.task_id == lease.task_id, Attempt.number == lease.attempt)
+        .where(Attempt.task_id == held.c.id, Attempt.number == lease.attempt)
         .values(sandbox_id=sandbox_id)
-    )
+    ).rowcount
+    if not named:
+        hold(tx, lease)
 
 
 def record_base(tx: Transaction, lease: Lease, *, base_branch: str, base_sha: str) -> None:
-    """Fix what the task's branch starts from; the first attempt finds it out, later ones keep it."""
-    hold(tx, lease)
-    tx.connection.execute(
+    """Fix what the task's branch starts from; the first attempt finds it out, later ones keep it.
+
+    One statement, so `tx` may be a single-statement one. Raises AuthorityLostError.
+    """
+    fixed = tx.connection.execute(
         update(Task).where(*lease.held, Task.base_sha.is_(None)).values(base_branch=base_branch, base_sha=base_sha)
-    )
+    ).rowcount
+    if not fixed:
+        hold(tx, lease)  # a repeat
 
 
 def append_event(tx: Transaction, lease: Lease, *drafts: Draft) -> None:

@@ -1,14 +1,15 @@
-"""`farhand bench [NAME …] [--json]`."""
+"""`farhand bench [NAME …] [--json] [--tasks N]`."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import click
 
-from tests.bench import accept, demo, dispatch, event, step
+from tests.bench import accept, demo, density, dispatch, event, sandbox, step
 from tests.bench.figures import Figure
 
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
@@ -17,18 +18,21 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "step": step.run,
     "event": event.run,
     "demo": demo.run,
+    "sandbox": sandbox.run,
 }
 
 
 @click.command(help=__doc__)
 @click.argument("names", nargs=-1, type=click.Choice(sorted(BENCHMARKS)))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each figure, one a line.")
-def main(names: tuple[str, ...], *, as_json: bool) -> None:
+@click.option("--tasks", default=density.TASKS, show_default=True, help="So many at a time in `sandbox`.")
+def main(names: tuple[str, ...], *, as_json: bool, tasks: int) -> None:
     """Exit code 1 when a target is missed."""
     figures = []
     for name in names or tuple(BENCHMARKS):
         click.echo(f"farhand bench: {name} …", err=True)
-        for figure in BENCHMARKS[name]():
+        measure = partial(sandbox.run, tasks) if name == "sandbox" else BENCHMARKS[name]
+        for figure in measure():
             figures.append(figure)
             click.echo(json.dumps(figure.as_json()) if as_json else figure.as_text())
     sys.exit(any(figure.met is False for figure in figures))

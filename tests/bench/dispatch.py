@@ -19,7 +19,7 @@ END = {"content": [{"type": "text", "text": "Done."}], "stop_reason": "end_turn"
 def run() -> list[Figure]:
     ours: list[float] = []
     floor: list[float] = []
-    with running({"end": [END]}) as stage:
+    with running({"end": [END]}, FARHAND_WARM_SANDBOXES="0") as stage:
         for number in range(ROUNDS + 1):
             before = len(stage.model.requests)
             task = stage.client.submit(repo_url=stage.repo_url, prompt="say done [trajectory:end]")

@@ -50,7 +50,7 @@ def run() -> list[Figure]:
         lease = _claimed_task(services, log)
         received = _watch(stage, lease, lambda: _append(log, lease))
         ours = [(received[seq] - timed.committed[seq]) * 1000 for seq in sorted(received) if seq in timed.committed]
-        floor = _raw(stage.settings.redis_url)
+        floor = raw(stage.settings.redis_url)
         services.close()
     what = "event committed until received over the WebSocket"
     return [Figure("event", what, "Redis publish until received by a subscriber", "ms", ours[-EVENTS:], floor)]
@@ -102,7 +102,7 @@ def _watch(stage: Stage, lease: Lease, work: Any) -> dict[int, float]:
     return received
 
 
-def _raw(url: str) -> list[float]:
+def raw(url: str) -> list[float]:
     """Milliseconds of each of EVENTS messages of the same size."""
     sent: list[float] = []
     times: list[float] = []

@@ -48,15 +48,23 @@ class Stage:
 
 
 @contextmanager
-def running(trajectories: Mapping[str, Sequence[Any]], files: int = 20) -> Iterator[Stage]:
-    """A deployment with one worker, sandboxes in containers, and a repository of `files` files."""
+def running(
+    trajectories: Mapping[str, Sequence[Any]], files: int = 20, *, delay_s: float = 0.0, **more: str
+) -> Iterator[Stage]:
+    """A deployment with one worker, sandboxes in containers, and a repository of `files` files.
+
+    Its model answers after `delay_s`; `more` are settings on top.
+    """
     with floor_services() as (settings, scratch):
         tree = scratch / "tree"
         tree.mkdir()
         for number in range(files):
             (tree / f"file{number}.py").write_text(f"VALUE = {number}\n")
         settings.run_dir.mkdir()
-        with GitServer(scratch / "git", auth=CREDENTIALS) as git_host, ModelStandIn(trajectories) as model:
+        with (
+            GitServer(scratch / "git", auth=CREDENTIALS) as git_host,
+            ModelStandIn(trajectories, delay_s=delay_s) as model,
+        ):
             git_host.create("bench", from_dir=tree)
             url = git_host.url("bench")
             environment = {
@@ -64,6 +72,7 @@ def running(trajectories: Mapping[str, Sequence[Any]], files: int = 20) -> Itera
                 "FARHAND_ANTHROPIC_API_KEY": "k",
                 "FARHAND_ALLOWED_REPO_HOSTS": url.split("/")[2],
                 "FARHAND_SANDBOX": "docker",
+                **more,
             }
             with (
                 Deployment(settings, scratch / "data", **environment) as deployment,

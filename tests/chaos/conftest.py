@@ -36,11 +36,11 @@ def mortal_redis() -> Iterator[Redis]:
 
 @contextmanager
 def deployed(
-    postgres: Postgres, redis: Redis, number: int, scratch: Path, *arguments: str, **environment: str
+    postgres: Postgres, redis: Redis, number: int, scratch: Path, *arguments: str, warm: int = 0, **environment: str
 ) -> Iterator[Stage]:
     """`farhand up` with containers, a repository and a model. Nothing of it is left afterwards, or the test fails.
 
-    `number` is its database in Redis.
+    `number` is its database in Redis, `warm` how many sandboxes wait in each of its workers.
     """
     tree = scratch / "tree"
     tree.mkdir()
@@ -53,6 +53,7 @@ def deployed(
         with GitServer(scratch / "git", auth=CREDENTIALS) as git_host, ModelStandIn(TRAJECTORIES) as model:
             given = environment_for(model, git_host) | environment
             given |= {"FARHAND_LEASE_TTL": f"{LEASE_TTL_S:g}", "DOCKER_HOST": f"unix://{engine.path}"}
+            given |= {"FARHAND_WARM_SANDBOXES": str(warm)}
             git_host.create("sample", from_dir=tree)
             url = git_host.url("sample")
             with (
@@ -61,6 +62,8 @@ def deployed(
             ):
                 client.create_project(repo_url=url, git_username=CREDENTIALS[0], git_token=CREDENTIALS[1])
                 stage = Stage(deployment, client, settings, git_host, model, postgres, redis, engine, url)
+                workers = int(arguments[arguments.index("--workers") + 1]) if "--workers" in arguments else 1
+                stage.waiting = warm * workers
                 yield stage
                 stage.assert_clean()
             assert stage.containers() == []

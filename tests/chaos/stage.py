@@ -55,6 +55,8 @@ class Stage:
     redis: Redis
     engine: EngineProxy
     repo_url: str
+    waiting: int = 0
+    """How many warm sandboxes it keeps, which nobody has left behind."""
 
     @property
     def repo(self) -> str:
@@ -128,6 +130,10 @@ class Stage:
         """What sandboxes and attempts keep below the run directory."""
         return [str(path) for part in ("s", "t") for path in (self.settings.run_dir / part).glob("*")]
 
+    def sandboxes(self) -> set[str]:
+        """Ids of all there are, by their directories."""
+        return {path.name for path in (self.settings.run_dir / "s").glob("*") if path.suffix != ".hold"}
+
     def processes(self, word: str = "") -> dict[int, str]:
         """All that run with this deployment's settings, whoever started them, and have `word` in their command."""
         mark = f"FARHAND_RUN_DIR={self.settings.run_dir}".encode()
@@ -137,8 +143,9 @@ class Stage:
     def assert_clean(self) -> None:
         """No container, process, file of a sandbox or half-done row is left by what has ended."""
         eventually(lambda: not any(map(children_of, self.deployment.worker_pids())), "no child of a worker is left")
-        eventually(lambda: not self.containers(), "no container is left")
-        eventually(lambda: not self.files(), f"no file is left: {self.files()}")
+        eventually(lambda: len(self.containers()) == self.waiting, "no container is left")
+        # Of a sandbox that waits there are its directory and its hold.
+        eventually(lambda: len(self.files()) == 2 * self.waiting, f"no file is left: {self.files()}")
         assert self.rows("select id from tasks where reserved_usd <> 0 or lease_token is not null") == []
         assert self.rows("select id from model_calls where state = 'reserved'") == []
         assert self.rows("select task_id from attempts where ended_at is null") == []

@@ -62,8 +62,9 @@ class Link:
         self._on_lost = on_lost
         self.suspended = suspended
         self.cancelled = threading.Event()
+        self.heard = False
+        """Whether the sandbox has said anything since it got its job."""
         self._closed = threading.Event()
-        self._assigned = threading.Event()
         self._job: Job | None = None
         self._caller: ModelCaller | None = None
         self._max_tokens = 0
@@ -76,12 +77,11 @@ class Link:
     # ---- by the runner -----------------------------------------------------------------------------------------
 
     def assign(self, job: Job, route: Route) -> None:
-        """The workspace is in place: `GET /job` answers from now on."""
+        """The workspace is in place. Called before a server serves this link; again when a sandbox is replaced."""
         self._job = job
         self._steps = {record["step"]: record for record in job["steps"]}
         self._max_tokens = job["agent"]["max_tokens"]
         self._caller = ModelCaller(self._services, self._lease, route, agent=job["agent"]["name"])
-        self._assigned.set()
 
     def close(self) -> None:
         """The attempt is over: a model call that is still in the air is given up at its next event."""
@@ -89,10 +89,10 @@ class Link:
 
     # ---- by the sandbox ----------------------------------------------------------------------------------------
 
-    def job(self, timeout: float) -> Job | None:
-        """The job; None when it is not assigned within `timeout` seconds."""
-        if not self._assigned.wait(timeout):
-            return None
+    def job(self) -> Job:
+        """What the sandbox is to do. Raises AuthorityLostError."""
+        if self._job is None:
+            raise InvalidInputError("no job is assigned yet")
         self._see(self._prove())
         return self._job
 

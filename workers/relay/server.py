@@ -1,10 +1,15 @@
-"""HTTP over the link's Unix socket: routes, bodies and statuses of `agent_runtime.protocol`, nothing else."""
+"""HTTP over the link's Unix socket: routes, bodies and statuses of `agent_runtime.protocol`, nothing else.
+
+A server may run before there is an attempt to serve: until `serve` is called a sandbox can ask for its job, and
+nothing else.
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
 import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,13 +44,29 @@ Handler = Callable[[Link, Request], Response]
 
 
 class LinkServer:
-    """Listens on `<directory>/host.sock` for one sandbox, as long as its attempt lasts."""
+    """Listens on `<directory>/host.sock` for one sandbox, as long as that is there."""
 
-    def __init__(self, link: Link, directory: Path) -> None:
+    def __init__(self, directory: Path) -> None:
         self._path = directory / SOCKET
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._application = Application()
         # A pool, so that `stop` ends the handlers too: without one they would go on for who is still connected.
-        self._server = WSGIServer(self._listener, Application(link), spawn=Pool(), log=None, error_log=log)
+        self._server = WSGIServer(self._listener, self._application, spawn=Pool(), log=None, error_log=log)
+
+    def serve(self, link: Link) -> None:
+        """From now on the sandbox belongs to this attempt: `GET /job` answers with its job. Called once."""
+        self._application.serve(link)
+
+    @property
+    def asked(self) -> bool:
+        """Whether the sandbox has asked for its job."""
+        return self._application.asked
+
+    def on_asked(self, tell: Callable[[], None]) -> None:
+        """Call `tell` when the sandbox asks for its job, at once if it has."""
+        self._application.on_asked = tell
+        if self.asked:
+            tell()
 
     def start(self) -> None:
         """Bind and serve. The directory's mode keeps all but the loop out, so the socket itself is open to it."""
@@ -61,10 +82,17 @@ class LinkServer:
 
 
 class Application:
-    """The WSGI application of one link."""
+    """The WSGI application of one sandbox, and of the link that it gets."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self) -> None:
+        self._link: Link | None = None
+        self._served = threading.Event()
+        self.asked = False
+        self.on_asked: Callable[[], None] = lambda: None
+
+    def serve(self, link: Link) -> None:
         self._link = link
+        self._served.set()
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         request = Request(environ)
@@ -72,27 +100,39 @@ class Application:
         return self._respond(request)(environ, start_response)
 
     def _respond(self, request: Request) -> Response:
+        asks_for_job = (request.method, request.path) == ("GET", "/job")
+        link = self._link or self._wait_for_link(asks_for_job=asks_for_job)
+        if link is None:
+            return _flagged(_json({}, 202 if asks_for_job else 503), _WAITING)
+        link.heard = link.heard or not asks_for_job
         try:
-            if self._link.suspended():
+            if link.suspended():
                 raise UnavailableError("the worker has lost touch with its database")
             handler = _ROUTES.get((request.method, request.path))
             if handler is None:
                 raise InvalidInputError(f"no such call: {request.method} {request.path}")
-            response = handler(self._link, request)
-            return _flagged(response, self._link.flags)
+            response = handler(link, request)
+            return _flagged(response, link.flags)
         except FarhandError as error:
-            return _refusal(self._link, error)
+            return _refusal(link, error)
         except RequestEntityTooLarge:
-            return _refusal(self._link, InvalidInputError(f"more than {MAX_BODY_BYTES} bytes"))
+            return _refusal(link, InvalidInputError(f"more than {MAX_BODY_BYTES} bytes"))
         except HTTPException as error:
-            return _refusal(self._link, InvalidInputError(str(error)))
+            return _refusal(link, InvalidInputError(str(error)))
         except (KeyError, TypeError, ValueError) as error:
-            return _refusal(self._link, InvalidInputError(f"malformed: {error!r}"))
+            return _refusal(link, InvalidInputError(f"malformed: {error!r}"))
+
+    def _wait_for_link(self, *, asks_for_job: bool) -> Link | None:
+        """Whoever asks for a job waits for it; there is nothing else to say before there is one."""
+        if asks_for_job:
+            self.asked = True
+            self.on_asked()
+            self._served.wait(JOB_WAIT_S)
+        return self._link
 
 
 def _get_job(link: Link, _request: Request) -> Response:
-    job = link.job(JOB_WAIT_S)
-    return _json({}, 202) if job is None else _json(dict(job))
+    return _json(dict(link.job()))
 
 
 def _get_inbox(link: Link, _request: Request) -> Response:
@@ -133,6 +173,8 @@ _ROUTES: dict[tuple[str, str], Handler] = {
     ("POST", "/results"): _post_results,
     ("POST", "/finish"): _post_finish,
 }
+
+_WAITING = Flags(cancel=False, unread=0)
 
 _UNREAD: Failure = {
     "code": "unread_message",

@@ -106,6 +106,14 @@ class Driver(Protocol):
             ImageMissingError, SandboxStartError: another try meets the same.
         """
 
+    def source(self) -> str:
+        """What a sandbox that is started now is made from: equal as long as that is the same. For `docker` the id that
+        the image's name points to.
+
+        Raises:
+            EngineUnavailableError, ImageMissingError, SandboxStartError
+        """
+
     def leftovers(self) -> list[str]:
         """Ids of all sandboxes of this deployment on this host, running or not, and of directories without one.
 

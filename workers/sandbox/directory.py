@@ -5,6 +5,8 @@
     in/objects/pack/  where the worker hard-links packs; everybody inside may read
     work/             (sandbox `local` only) the helper's own; in a container this is a tmpfs
 
+Beside it, `<id>.hold` is the lock of whoever wants the sandbox before a task does (`hold`).
+
 In a container all users differ from the host's, so numbers that no account has are taken. A worker that is not
 root cannot give a directory away: there the loop runs under the worker's own number.
 """
@@ -76,15 +78,7 @@ def make(run_dir: Path, sandbox_id: str) -> Path:
             hint="Set FARHAND_RUN_DIR to a shorter path, such as /run/farhand.",
             code="run_dir_too_long",
         )
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot make {directory.parent}: {error.strerror}",
-            hint="Set FARHAND_RUN_DIR to a directory that the worker may write.",
-            code="run_dir_unusable",
-        ) from None
-    directory.parent.chmod(0o711)  # ids are secrets among the users of a host
+    make_root(run_dir)
     directory.mkdir()
     _make_link(directory / "link")
     # Modes are set, not asked for: a worker's umask must not keep the helper out.
@@ -92,6 +86,20 @@ def make(run_dir: Path, sandbox_id: str) -> Path:
         part.mkdir(exist_ok=True)
         part.chmod(0o755)
     return directory
+
+
+def make_root(run_dir: Path) -> None:
+    """Makes the directory of all sandboxes, `RUN_DIR/s`. Raises ConfigurationError: it cannot be written."""
+    root = run_dir / "s"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        root.chmod(0o711)  # ids are secrets among the users of a host
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot make {root}: {error.strerror}",
+            hint="Set FARHAND_RUN_DIR to a directory that the worker may write.",
+            code="run_dir_unusable",
+        ) from None
 
 
 def _make_link(link: Path) -> None:

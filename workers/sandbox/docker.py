@@ -125,8 +125,7 @@ class DockerDriver:
 
     def check(self) -> None:
         try:
-            with self._start_errors(), engine_errors():
-                self._engine.client().inspect_image(self._settings.agent_image)
+            self.source()
         except (EngineUnavailableError, ImageMissingError, SandboxStartError) as error:
             raise ConfigurationError(error.message, hint=error.hint, code=error.code) from error
 
@@ -144,6 +143,10 @@ class DockerDriver:
             self._discard(name)
             raise
         return DockerSandbox(spec.id, spec.directory, container, self._engine, self._killer)
+
+    def source(self) -> str:
+        with self._start_errors(), engine_errors():
+            return str(self._engine.client().inspect_image(self._settings.agent_image)["Id"])
 
     def leftovers(self) -> list[str]:
         label = f"{DEPLOYMENT_LABEL}={self._deployment}"

@@ -19,8 +19,8 @@ ASKED_IN = "1.41"
 DEFAULT_SOCKET = "/var/run/docker.sock"
 LISTENER_TIMEOUT_S = 5.0
 
-CONNECTIONS = 256
-"""Kept open: each running sandbox needs one to wait on."""
+CONNECTIONS = 1024
+"""Kept open at most: each sandbox, running or waiting, needs one that tells its end."""
 
 
 class Engine:

@@ -108,6 +108,12 @@ class LocalDriver:
             raise SandboxStartError(f"cannot start a local sandbox: {error}") from error
         return LocalSandbox(spec.id, spec.directory, supervisor)
 
+    def source(self) -> str:
+        try:
+            return self._python()
+        except ConfigurationError as error:
+            raise SandboxStartError(error.message, hint=error.hint) from error
+
     def leftovers(self) -> list[str]:
         return directory.found(self._run_dir)
 

@@ -95,17 +95,21 @@ class Attempt:
         self.route = choose_route(MODEL, settings, self.upstream)
         self.path = directory / "host.sock"
         started = threading.Event()
-        self._stop = threading.Event()
+        self._stop, self._assigned, self._served = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._serve, args=(directory, started))
         self._thread.start()
         assert started.wait(10)
 
     def _serve(self, directory: Path, started: threading.Event) -> None:
-        server = LinkServer(self.link, directory)
+        server = LinkServer(directory)
         server.start()
         started.set()
         while not self._stop.is_set():
             gevent.sleep(0.01)
+            if self._assigned.is_set():
+                self._assigned.clear()
+                server.serve(self.link)
+                self._served.set()
         server.stop()
         gevent.get_hub().destroy()
 
@@ -117,6 +121,8 @@ class Attempt:
     def assign(self) -> None:
         job: Any = {"protocol": VERSION, "steps": [], "agent": {"name": "coder", "max_tokens": 1000}}
         self.link.assign(cast("Job", job), self.route)
+        self._assigned.set()
+        assert self._served.wait(10)
 
     def lose(self) -> None:
         self.world.let_die(self.world.row(self.lease.task_id).worker_id)

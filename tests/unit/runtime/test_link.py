@@ -96,6 +96,33 @@ def test_a_sandbox_whose_worker_stays_away_ends_itself(sandbox: Sandbox) -> None
     assert "no reply from the worker" in error
 
 
+def test_a_sandbox_waits_for_its_job_as_long_as_its_worker_answers(sandbox: Sandbox) -> None:
+    silence_s, polls = 2.0, 6
+    server = sandbox.serve(says("Done."))
+    server.next_status["/job"] = [202] * polls
+    never = threading.Event()
+
+    def hold(path: str) -> None:
+        if path == "/job":  # as a worker does
+            never.wait(silence_s / 4)
+
+    server.before = hold
+    sandbox.start(silence_s=silence_s)
+    assert sandbox.wait()[0] == 0
+    assert server.requests.count(("GET", "/job")) == polls + 1
+    assert server.finish["error"] is None
+
+
+def test_a_sandbox_whose_worker_dies_before_there_is_a_job_ends_itself(sandbox: Sandbox) -> None:
+    server = sandbox.serve()
+    server.next_status["/job"] = [202, 0]
+    server.before = lambda _path: None if server.next_status["/job"] else threading.Thread(target=server.stop).start()
+    sandbox.start(silence_s=0.3)
+    code, error = sandbox.wait()
+    assert code == 5
+    assert "no reply from the worker" in error
+
+
 def test_a_worker_of_another_version_gets_no_word_that_it_could_misread(sandbox: Sandbox) -> None:
     server = sandbox.serve(protocol=99)
     sandbox.start()
