@@ -15,7 +15,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from agent_runtime.protocol import Call, Calls, InboxMessage, RecordedCall, Result, StepRecord, call_id
-from infra.errors import InvalidInputError
+from infra.errors import InvalidInputError, TaskFailedError
 from infra.ids import new_id
 from infra.tables import Attempt, Message, Patch, Step, Task, ToolCall, Tree
 from infra.tasks.log import Draft, TaskRow, Transaction
@@ -115,12 +115,15 @@ def record_calls(tx: Transaction, lease: Lease, calls: Calls) -> TaskRow:
     return _advance(tx, lease, *(_call_event(step, call) for call in calls["calls"] if call["index"] in fresh))
 
 
-def record_result(tx: Transaction, lease: Lease, result: Result, pack: bytes) -> TaskRow:
+def record_result(tx: Transaction, lease: Lease, result: Result, pack: bytes, *, limit: int) -> TaskRow:
     """Record one tool result and, when it changed the work tree, the pack that leads to the new one.
+
+    `limit` bounds the bytes of all packs that are kept for the task, which are those since its last push.
 
     Raises:
         AuthorityLostError
         InvalidInputError: the call was never recorded.
+        TaskFailedError: `work_too_large`.
     """
     where = (
         ToolCall.task_id == lease.task_id,
@@ -143,6 +146,7 @@ def record_result(tx: Transaction, lease: Lease, result: Result, pack: bytes) ->
         _refuse_unknown_call(tx, where, result)
         return hold(tx, lease)
     if result["tree"] is not None and result["tree"] != result["parent"]:
+        _refuse_too_much(tx, lease, len(pack), limit)
         tx.connection.execute(
             insert(Tree).values(
                 id=new_id(),
@@ -155,6 +159,17 @@ def record_result(tx: Transaction, lease: Lease, result: Result, pack: bytes) ->
             )
         )
     return _advance(tx, lease, *_result_events(result))
+
+
+def _refuse_too_much(tx: Transaction, lease: Lease, more: int, limit: int) -> None:
+    kept = select(func.coalesce(func.sum(func.octet_length(Tree.pack)), 0)).where(Tree.task_id == lease.task_id)
+    if tx.connection.execute(kept).scalar_one() + more > limit:
+        raise TaskFailedError(
+            f"the task's changes, of all its steps together, are more than {limit:,} bytes",
+            hint="The work before this step is kept. Have the agent keep large files out of git, in a directory that "
+            ".gitignore names; or ask the operator to raise FARHAND_TASK_WORK_BYTES.",
+            code="work_too_large",
+        )
 
 
 def _advance(tx: Transaction, lease: Lease, *drafts: Draft, values: dict[str, Any] | None = None) -> TaskRow:

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from gevent import socket
+from gevent.lock import BoundedSemaphore
 from gevent.pool import Pool
 from gevent.pywsgi import WSGIServer
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
@@ -35,6 +36,12 @@ JOB_WAIT_S = 20.0
 MAX_BODY_BYTES = 96 * 2**20
 """A conversation, or a result with its pack; bounds what one request of a sandbox can make us hold."""
 
+MAX_CONNECTIONS = 8
+"""The runtime has one, and one more for a moment after it broke."""
+
+SMALL_BODY_BYTES = 2**20
+"""Larger bodies are taken one at a time: a sandbox has one of them in our memory, however many it sends."""
+
 Handler = Callable[[Link, Request], Response]
 
 
@@ -45,7 +52,9 @@ class LinkServer:
         self._path = directory / SOCKET
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         # A pool, so that `stop` ends the handlers too: without one they would go on for who is still connected.
-        self._server = WSGIServer(self._listener, Application(link), spawn=Pool(), log=None, error_log=log)
+        self._server = WSGIServer(
+            self._listener, Application(link), spawn=Pool(MAX_CONNECTIONS), log=None, error_log=log
+        )
 
     def start(self) -> None:
         """Bind and serve. The directory's mode keeps all but the loop out, so the socket itself is open to it."""
@@ -65,11 +74,16 @@ class Application:
 
     def __init__(self, link: Link) -> None:
         self._link = link
+        self._large_body = BoundedSemaphore(1)
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         request = Request(environ)
         request.max_content_length = MAX_BODY_BYTES
-        return self._respond(request)(environ, start_response)
+        small = request.content_length is not None and request.content_length <= SMALL_BODY_BYTES
+        if small or request.method == "GET":
+            return self._respond(request)(environ, start_response)
+        with self._large_body:
+            return self._respond(request)(environ, start_response)
 
     def _respond(self, request: Request) -> Response:
         try:
@@ -86,7 +100,7 @@ class Application:
             return _refusal(self._link, InvalidInputError(f"more than {MAX_BODY_BYTES} bytes"))
         except HTTPException as error:
             return _refusal(self._link, InvalidInputError(str(error)))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             return _refusal(self._link, InvalidInputError(f"malformed: {error!r}"))
 
 
