@@ -108,6 +108,9 @@ class Settings(BaseSettings):
     )
 
     worker_slots: int = Field(4, ge=1, description="Tasks that one worker process runs at a time.")
+    min_free_bytes: int = Field(
+        2**29, ge=0, description="Free space below FARHAND_RUN_DIR without which a worker takes no new task."
+    )
     lease_ttl: float = Field(10.0, ge=1, description="A worker without a heartbeat for this long has lost its tasks.")
     task_wall_clock: float = Field(3600.0, gt=0, description="One attempt of a task.")
     task_work_bytes: int = Field(

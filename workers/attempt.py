@@ -178,6 +178,7 @@ class Attempt:
             job = self._workspaces.job(self.lease, self.task, self._workspace, tree)
             route = choose_route(self.task.model, self._settings, self._upstream)
             self._link.assign(job, route)
+            self._workspaces.tell_unfollowed(self.lease, self.task, self._workspace)
         except AuthorityLostError:
             self.end(Lost())
         except Exception as error:  # noqa: BLE001  (it is recorded as the attempt's ending)
