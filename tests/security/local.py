@@ -19,5 +19,12 @@ NOT_TRIED: dict[str, str] = {
     "test_reaching_the_metadata_service_of_a_cloud": "the metadata service of a cloud",
     "test_telling_something_to_the_world_by_dns": "DNS",
     "test_pushing_to_another_branch_or_another_remote": "the internet, with whatever passwords it finds",
-    "test_killing_all_that_can_be_killed_costs_only_the_helper": "everything else that runs as `nobody`",
+    "test_killing_all_that_can_be_killed_costs_only_the_helper": "signals to everything that runs as its user",
+    "test_a_bomb_of_memory_that_belongs_to_no_process": "memory of all processes together, and that of no process",
+    "test_a_bomb_of_pipes": "memory of all processes together, and that of no process",
+    "test_a_bomb_of_cached_files": "memory of all processes together, and that of no process",
+    "test_a_bomb_of_disk": "the disk, file by file",
+    "test_a_bomb_of_inodes": "the disk, file by file",
+    "test_a_loop_of_the_processor_is_held_to_its_share": "every processor, for as long as a command may take",
+    "test_what_a_command_is_left_with": "setuid programs of the host",
 }

@@ -7,24 +7,16 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from ipaddress import ip_network
-from pathlib import Path
 
 import pytest
 
 from tests.contract.inside import unique_nap
 from tests.security.lair import Lair
 from tests.services import Postgres, Redis
-from workers.sandbox.base import Kind
 
 MustStop = Callable[..., None]
 DENIED = ("EACCES", "EPERM")
 NOWHERE = ("ENETUNREACH", "ECONNREFUSED")
-
-
-@pytest.fixture
-def only_docker(kind: Kind) -> None:
-    if kind == "local":
-        pytest.skip("in `local` it would get through, and reach others than the tests' own; listed in SECURITY.md")
 
 
 @pytest.fixture
@@ -250,11 +242,3 @@ tried("POSIX", lambda: read(f"/dev/shm/{KEY}", 0))
     finally:
         clean = "tried('remove', lambda: called(libc.shmctl(libc.shmget(KEY, 4096, 0), 0, None)))"
         neighbour.attack(clean + "\nos.unlink(f'/dev/shm/{KEY}')", KEY=key)
-
-
-def test_the_engine_s_socket_is_there_outside(kind: Kind) -> None:
-    """Else the attack on it proves nothing."""
-    if kind == "local":
-        pytest.skip("the same for both")
-    host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-    assert not host.startswith("unix://") or Path(host.removeprefix("unix://")).is_socket()

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pytest
 
 from tests.security.lair import Lair
-from workers.sandbox.base import Kind
 
 MustStop = Callable[..., None]
 DENIED = ("EACCES", "EPERM")
@@ -194,11 +193,9 @@ tried("iopl", lambda: syscall(172, 0, 3) if not ARM else os.kill(1, 0))
     must_stop(script, *DENIED, "ENOSYS", unless=("ENOSYS",))
 
 
-@pytest.mark.docker
-def test_what_a_command_is_left_with(kind: Kind, lair: Lair) -> None:
+@pytest.mark.usefixtures("only_docker")
+def test_what_a_command_is_left_with(lair: Lair) -> None:
     """No capability at all, none to be had, and a filter on system calls."""
-    if kind == "local":
-        pytest.skip("a claim about containers")
     status = dict(line.split(":\t") for line in lair.run("cat /proc/self/status").splitlines() if ":\t" in line)
     assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")

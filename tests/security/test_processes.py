@@ -8,7 +8,6 @@ from collections.abc import Callable
 import pytest
 
 from tests.security.lair import Lair
-from workers.sandbox.base import Kind
 
 MustStop = Callable[..., None]
 _NO_RAISE = "not allowed to raise maximum limit"
@@ -183,9 +182,7 @@ for place in places:
     assert int(outcomes["read"]) > (100 if lair.kind == "docker" else 10)
 
 
-@pytest.mark.docker
-def test_killing_all_that_can_be_killed_costs_only_the_helper(kind: Kind, lair: Lair) -> None:
-    if kind == "local":
-        pytest.skip("it would kill whatever else runs as `nobody` on this host; listed in SECURITY.md")
+@pytest.mark.usefixtures("only_docker")
+def test_killing_all_that_can_be_killed_costs_only_the_helper(lair: Lair) -> None:
     assert "was killed" in lair.run("kill -9 -1; echo unreachable")
     assert lair.is_alive()
