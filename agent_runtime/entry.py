@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from agent_runtime import kernel_filter
 from agent_runtime.endings import EXIT_USAGE
 from agent_runtime.processes import Users
 from agent_runtime.protocol import LINK_SILENCE_S
@@ -25,6 +26,8 @@ def main(argv: list[str]) -> int:
         print(f"{USAGE}\n{error}", file=sys.stderr)
         return EXIT_USAGE
     os.umask(0o022)
+    if options.users.helper is not None:  # else it is a local sandbox of an ordinary user, which isolates nothing
+        kernel_filter.restrict()
     return Supervisor(options).run()
 
 

@@ -98,6 +98,9 @@ class Settings(BaseSettings):
     allowed_repo_hosts: Names = Field((), description="Exceptions: `host` or `host:port` that are private, or `file`.")
     egress_allow: Names = Field((), description="Hosts that sandboxes may reach through the link.")
     git_timeout: float = Field(300.0, gt=0, description="One clone, fetch or push.")
+    git_idle_timeout: float = Field(
+        60.0, ge=1, description="Silence of a repository's host before a clone, fetch or push is given up."
+    )
     max_repo_bytes: int = Field(2 * 2**30, gt=0, description="Largest mirror of a repository.")
 
     registration: Literal["closed", "invite", "open"] = Field(
@@ -113,8 +116,14 @@ class Settings(BaseSettings):
     )
 
     worker_slots: int = Field(4, ge=1, description="Tasks that one worker process runs at a time.")
+    min_free_bytes: int = Field(
+        2**29, ge=0, description="Free space below FARHAND_RUN_DIR without which a worker takes no new task."
+    )
     lease_ttl: float = Field(10.0, ge=1, description="A worker without a heartbeat for this long has lost its tasks.")
     task_wall_clock: float = Field(3600.0, gt=0, description="One attempt of a task.")
+    task_work_bytes: int = Field(
+        2**30, ge=2**20, description="Changes of one task that are kept between pushes, of all its steps together."
+    )
     max_steps: int = Field(200, ge=1, description="Model calls of one attempt.")
     command_timeout: float = Field(30.0, gt=0, description="A command of the agent that names no timeout.")
     max_command_timeout: float = Field(600.0, gt=0, description="Longest timeout that the agent may name.")

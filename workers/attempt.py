@@ -155,6 +155,7 @@ class Attempt:
             self._sandbox.hand_job(self._workspace)
             times = (self._workspace.fetch_ms, (time.monotonic() - began) * 1000)
             log.info("job handed over; git took %.1f ms of %.1f", *times, extra=self._about("job_handed_over"))
+            self._workspaces.tell_unfollowed(self.lease, self.task, self._workspace)
         except AuthorityLostError:
             self.end(Lost())
         except Exception as error:  # noqa: BLE001  (it is recorded as the attempt's ending)

@@ -33,6 +33,7 @@ from workers.open_files import allow_open_files
 from workers.pool import Pool
 from workers.process_lock import ProcessLock
 from workers.relay.calls import open_upstream
+from workers.room import Room
 from workers.sandbox.base import Driver
 from workers.sweep import Sweeper
 from workers.workspace import Workspaces
@@ -70,6 +71,7 @@ class WorkerHost:
         self._alive_until = 0.0
         self.worker_id: UUID | None = None
         self._sweeper = Sweeper(services, driver, may_act=self._has_been_alive)
+        self._room = Room(services, worker=name)
 
     # ---- coming and going --------------------------------------------------------------------------------------
 
@@ -162,7 +164,7 @@ class WorkerHost:
         while not self._draining.is_set():
             if not self.suspended():
                 try:
-                    return self._claim_now(task_id)
+                    return None if self._room.declines(task_id) else self._claim_now(task_id)
                 except UnavailableError as error:
                     log.warning("can't claim: %s", error, extra={"action": "claim_failed", "task_id": task_id})
             self._draining.wait(self._tick_s)

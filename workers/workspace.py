@@ -21,6 +21,7 @@ from infra.tasks.views import branch_name
 from workers.git.mirror import Mirror, MirrorStore
 from workers.git.remote import Credentials
 from workers.git.repo import TaskRepo, TreePack
+from workers.git.unfollowed import unfollowed
 
 _OUTPUT_BYTES = 48 * 1024
 _PACK_BYTES = 64 * 2**20
@@ -82,6 +83,16 @@ class Workspaces:
         repo = TaskRepo.build(scratch, workspace.mirror, packs)
         repo.share_packs(target)
         return packs[-1].tree
+
+    def tell_unfollowed(self, lease: Lease, task: TaskRow, workspace: Workspace) -> None:
+        """Tell the user, in the first attempt, what of the repository is not fetched. Raises AuthorityLostError."""
+        if task.base_sha is not None:
+            return
+        notices = unfollowed(workspace.mirror, workspace.base)
+        if notices:
+            with self._services.tasks.transaction() as tx:
+                said = [("error", {"code": code, "message": message}) for code, message in notices]
+                records.append_event(tx, lease, *said)
 
     def packs(self, task_id: UUID) -> list[TreePack]:
         """The recorded work trees since the last push, oldest first."""

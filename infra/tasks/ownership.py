@@ -18,7 +18,7 @@ from sqlalchemy import ColumnElement, Connection, func, insert, or_, select, upd
 from agent_runtime.protocol import Failure
 from infra.ids import new_id
 from infra.tables import Attempt, Task, Worker
-from infra.tasks.log import TaskRow, Transaction
+from infra.tasks.log import Draft, TaskRow, Transaction
 from infra.tasks.states import Status
 from infra.tasks.transitions import RELEASED, Lease, close_attempt, in_seconds
 
@@ -169,6 +169,11 @@ def due(tx: Transaction, *, limit: int) -> Sequence[TaskRow]:
 def forget_wake_up(connection: Connection, task_id: UUID) -> None:
     """A wake-up came to a worker that could not use it: it counts as not sent."""
     connection.execute(update(Task).where(Task.id == task_id, Task.status == Status.PENDING).values(enqueued_at=None))
+
+
+def decline(tx: Transaction, task_id: UUID, *said: Draft) -> None:
+    """As `forget_wake_up`, by a worker that can take no task now, and with events that say why."""
+    tx.advance((Task.id == task_id, Task.status == Status.PENDING), *said, values={"enqueued_at": None})
 
 
 def next_of_user(connection: Connection, user_id: UUID) -> list[tuple[UUID, int]]:

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from agent_runtime.protocol import Call, Calls, InboxMessage, RecordedCall, Result, StepRecord, call_id
-from infra.errors import InvalidInputError
+from infra.errors import InvalidInputError, TaskFailedError
 from infra.ids import new_id
 from infra.tables import Attempt, Message, Patch, Step, Task, ToolCall, Tree
 from infra.tasks import step_writes
@@ -114,13 +114,19 @@ def record_calls(tx: Transaction, lease: Lease, calls: Calls) -> TaskRow:
     return row
 
 
-def record_result(tx: Transaction, lease: Lease, result: Result, pack: bytes) -> TaskRow:
+def record_result(tx: Transaction, lease: Lease, result: Result, pack: bytes, *, limit: int) -> TaskRow:
     """Record one tool result and, when it changed the work tree, the pack that leads to the new one.
+
+    `limit` bounds the bytes of all packs that are kept for the task, which are those since its last push.
 
     Raises:
         AuthorityLostError
         InvalidInputError: the call was never recorded.
+        TaskFailedError: `work_too_large`.
     """
+    has_pack = result["tree"] is not None and result["tree"] != result["parent"]
+    if has_pack:
+        _refuse_too_much(tx, lease, result, len(pack), limit)
     row = step_writes.execute_with_events(
         tx,
         lease,
@@ -133,7 +139,7 @@ def record_result(tx: Transaction, lease: Lease, result: Result, pack: bytes) ->
         truncated=result["truncated"],
         duration_ms=result["duration_ms"],
         tree=result["tree"],
-        has_pack=result["tree"] is not None and result["tree"] != result["parent"],
+        has_pack=has_pack,
         tree_id=new_id(),
         parent=result["parent"],
         pack=pack,
@@ -143,6 +149,21 @@ def record_result(tx: Transaction, lease: Lease, result: Result, pack: bytes) ->
     if not row.is_news:
         _refuse_unknown_call(tx, lease, result)
     return row
+
+
+def _refuse_too_much(tx: Transaction, lease: Lease, result: Result, more: int, limit: int) -> None:
+    """Nobody else adds to a task's packs under this lease; a repeat counts its own only once."""
+    is_this = (Tree.step == result["step"]) & (Tree.index == result["index"])
+    kept = select(func.coalesce(func.sum(func.octet_length(Tree.pack)), 0)).where(
+        Tree.task_id == lease.task_id, ~is_this
+    )
+    if tx.connection.execute(kept).scalar_one() + more > limit:
+        raise TaskFailedError(
+            f"the task's changes, of all its steps together, are more than {limit:,} bytes",
+            hint="The work before this step is kept. Have the agent keep large files out of git, in a directory that "
+            ".gitignore names; or ask the operator to raise FARHAND_TASK_WORK_BYTES.",
+            code="work_too_large",
+        )
 
 
 def _advance(tx: Transaction, lease: Lease, *drafts: Draft, values: dict[str, Any] | None = None) -> TaskRow:

@@ -84,19 +84,20 @@ class Git:
         environment: Mapping[str, str] | None = None,
         max_output: int = MAX_OUTPUT_BYTES,
         max_file_bytes: int | None = None,
+        max_memory: int = MAX_MEMORY_BYTES,
         on_progress: Callable[[str], None] | None = None,
     ) -> bytes:
         """What the command printed.
 
-        `max_file_bytes` bounds each file that it writes (default: the largest repository). `on_progress` gets
-        pieces of stderr as they come, in the caller's thread.
+        `max_file_bytes` bounds each file that it writes (default: the largest repository), `max_memory` its address
+        space. `on_progress` gets pieces of stderr as they come, in the caller's thread.
 
         Raises:
             CommandFailed: with stderr, in which the remote's secrets are masked.
             GitError: the remote's name does not resolve to an address that may be used.
         """
-        argv = _limited(arguments, max_file_bytes or self.settings.max_repo_bytes)
-        env = _environment(git_dir, remote) | dict(environment or {})
+        argv = _limited(arguments, max_file_bytes or self.settings.max_repo_bytes, max_memory)
+        env = _environment(git_dir, remote, self.settings.git_idle_timeout) | dict(environment or {})
         with tempfile.TemporaryFile() as given:
             given.write(stdin)
             given.seek(0)
@@ -173,13 +174,15 @@ def require_git() -> None:
         raise ConfigurationError(f"{said.strip()} is too old", hint=f"Install git {wanted} or newer.")
 
 
-def _limited(arguments: Iterable[str], max_file_bytes: int) -> list[str]:
-    blocks, kibibytes = max_file_bytes // 512 + 1, MAX_MEMORY_BYTES // 1024
+def _limited(arguments: Iterable[str], max_file_bytes: int, max_memory: int) -> list[str]:
+    blocks, kibibytes = max_file_bytes // 512 + 1, max_memory // 1024
     return ["sh", "-c", _WITH_LIMITS, "sh", str(blocks), str(kibibytes), *arguments]
 
 
-def _environment(git_dir: Path | None, remote: Remote | None) -> dict[str, str]:
-    config = [*_CONFIG, *(remote.config() if remote else ())]
+def _environment(git_dir: Path | None, remote: Remote | None, idle_timeout: float) -> dict[str, str]:
+    # Git ends by itself when its remote falls silent, also after its worker was killed and nobody waits for it.
+    patience = [("http.lowSpeedLimit", "1"), ("http.lowSpeedTime", str(max(1, round(idle_timeout))))]
+    config = [*_CONFIG, *patience, *(remote.config() if remote else ())]
     env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     if "SSL_CERT_FILE" in os.environ:
         env.setdefault("GIT_SSL_CAINFO", os.environ["SSL_CERT_FILE"])

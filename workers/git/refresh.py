@@ -21,6 +21,8 @@ Progress = Callable[[str, int], None]
 
 _log = logging.getLogger(__name__)
 _MAX_PACKS = 20
+_MAX_BRANCHES_BYTES = 16 * 2**20  # a quarter of a million branches
+_MAX_ASKING_BYTES = 2**29  # git holds all that a remote offers before it says any of it
 _PROGRESS = re.compile(r"(Receiving objects|Resolving deltas):\s+(\d+)%")
 _WORTH_A_CLONE = {"git_failed", "repo_malformed", "repo_too_large"}  # the mirror itself may be the cause
 
@@ -48,7 +50,7 @@ class Refresh:
         try:
             said = self._git.run(
                 "ls-remote", "--symref", *self._remote.far_end("upload-pack"), self._remote.url, "HEAD", f"{HEADS}*",
-                remote=self._remote,
+                remote=self._remote, max_output=_MAX_BRANCHES_BYTES, max_memory=_MAX_ASKING_BYTES,
             )  # fmt: skip
         except CommandFailed as failure:
             raise fetch_error(failure, self._remote.url) from None

@@ -19,6 +19,8 @@ from workers.git.mirror import Mirror
 from workers.git.objects import share_packs, sweep_leftovers
 
 MAX_PACK_BYTES = 64 * 2**20
+MAX_PACK_OBJECTS = 500_000
+"""Some hundred bytes of memory are taken for each while a pack is read."""
 MAX_ENTRIES_BYTES = 64 * 2**20
 """Of a tree's full listing: some 500,000 files with usual paths."""
 MAX_DIFF_BYTES = 16 * 2**20
@@ -152,6 +154,9 @@ class TaskRepo:
     def _unpack(self, pack: TreePack) -> None:
         if len(pack.data) > MAX_PACK_BYTES:
             raise _pack_refused(f"it has {len(pack.data):,} bytes, {MAX_PACK_BYTES:,} are taken")
+        objects = int.from_bytes(pack.data[8:12], "big")  # after the signature and the version
+        if objects > MAX_PACK_OBJECTS:
+            raise _pack_refused(f"it has {objects:,} objects, {MAX_PACK_OBJECTS:,} are taken")
         with self._unpacking:
             try:
                 self._run(

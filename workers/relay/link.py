@@ -7,7 +7,6 @@ answered from its record whatever the sandbox says.
 
 from __future__ import annotations
 
-import json
 import logging
 import queue
 import threading
@@ -16,20 +15,24 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from agent_runtime.protocol import Calls, Finish, InboxMessage, Job, Result, StepRecord
+from agent_runtime.protocol import Call, Calls, Finish, InboxMessage, Job, Result, StepRecord
 from infra.errors import AuthorityLostError, FarhandError, InvalidInputError, TaskFailedError
 from infra.services import Services
 from infra.tasks import records
 from infra.tasks.log import TaskRow
 from infra.tasks.transitions import Lease, hold
-from workers.relay import words
+from workers.git.repo import MAX_PACK_BYTES, checked_id
+from workers.relay import asked
 from workers.relay.assemble import StreamEvent, stream_events
 from workers.relay.calls import Ask, ModelCaller, Route
 
 log = logging.getLogger(__name__)
 
-_PROMPT_SLACK_TOKENS = 1024
-"""What the API adds around a turn: role markers, tool framing."""
+MAX_OUTPUT_CHARS = 256 * 1024
+"""Of one tool result. The runtime keeps far less; who speaks instead of it does not get more into the database."""
+
+MAX_FINAL_CHARS = 256 * 1024
+_MAX_NUMBER = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,8 @@ class Link:
         self._unread = 0
         # Nobody else records steps while the lease is ours, so the recorded ones need not be read again.
         self._steps: dict[int, StepRecord] = {}
+        # Instructions and tools of this attempt's last model call.
+        self._frame: tuple[Any, Any] | None = None
 
     # ---- by the runner -----------------------------------------------------------------------------------------
 
@@ -114,20 +119,28 @@ class Link:
         request is answered from that record.
         """
         events: queue.SimpleQueue[StreamEvent | BaseException] = queue.SimpleQueue()
-        request = _request(body)
+        request = asked.read_request(body, self._steps)
         threading.Thread(
             target=self._call_model, args=(step, request, inbox, events), name=f"step {step}", daemon=True
         ).start()
         return _drain(events)
 
     def calls(self, calls: Calls) -> None:
+        """Announce calls of a recorded step. What they are says the record, not the sandbox.
+
+        Raises:
+            InvalidInputError: the model made no such call.
+        """
+        calls = self._as_recorded(calls)
         with self._services.tasks.single_statement() as tx:
             row = records.record_calls(tx, self._lease, calls)
         self._see(row)
 
     def results(self, result: Result, pack: bytes) -> None:
+        """Record a result. Raises InvalidInputError, and TaskFailedError when the task's changes are too much."""
+        result, limit = _bounded(result, pack), self._services.settings.task_work_bytes
         with self._services.tasks.single_statement() as tx:
-            row = records.record_result(tx, self._lease, result, pack)
+            row = records.record_result(tx, self._lease, result, pack, limit=limit)
         self._see(row)
 
     def finish(self, finish: Finish) -> bool:
@@ -136,12 +149,21 @@ class Link:
         self._see(row)
         if finish["error"] is None and row.unread > 0:
             return False
-        self._on_finish(finish)
+        self._on_finish({**finish, "final_message": finish["final_message"][:MAX_FINAL_CHARS]})
         return True
 
     def lost(self) -> None:
         """The lease is gone: whoever runs this attempt must stop it."""
         self._on_lost()
+
+    def _as_recorded(self, calls: Calls) -> Calls:
+        record = self._steps.get(calls["step"])
+        content = record["response"]["content"] if record else []
+        made = [block for block in content if block["type"] == "tool_use"]
+        announced = [call["index"] for call in calls["calls"]]
+        if not all(type(index) is int and 0 <= index < len(made) for index in announced):
+            raise InvalidInputError(f"calls {announced} of step {calls['step']}, in which the model made {len(made)}")
+        return {"step": calls["step"], "calls": [_call(index, made[index]) for index in announced]}
 
     def _prove(self) -> TaskRow:
         """The task's row, if it is still ours. Raises AuthorityLostError."""
@@ -197,36 +219,39 @@ class Link:
             for event in stream_events(recorded["response"], model=request.get("model", ""), message_id=str(step)):
                 forward(event)
             return
-        if step > 1 and previous is None:
+        if step < 1 or (step > 1 and previous is None):
             raise InvalidInputError(f"step {step} before step {step - 1}")
-        request["max_tokens"] = min(int(request["max_tokens"]), self._max_tokens)
+        request["max_tokens"] = min(request["max_tokens"], self._max_tokens)
         user_turn = request["messages"][-1] if request["messages"][-1]["role"] == "user" else None
-        before = previous["response"] if previous else None
-        ask = Ask(step, request, user_turn, inbox, _prompt_bound(request, user_turn, before))
-        self._steps[step] = self._caller.run(ask, forward)
+        frame = (request.get("system"), request.get("tools"))
+        bound = asked.prompt_bound(request, step, self._steps, same_frame=frame == self._frame)
+        self._steps[step] = self._caller.run(Ask(step, request, user_turn, inbox, bound), forward)
+        self._frame = frame
 
 
-def _prompt_bound(request: dict[str, Any], user_turn: dict[str, Any] | None, previous: dict[str, Any] | None) -> int:
-    """An upper bound of the prompt's tokens: a token is at least one byte of what is new since the last count."""
-    size = len(json.dumps(request, ensure_ascii=False).encode())
-    if previous is None:
-        return size
-    usage = previous["usage"]
-    before = sum(count for key, count in usage.items() if key.endswith("_tokens"))
-    new = len(json.dumps(user_turn, ensure_ascii=False).encode())
-    return min(size, before + new + _PROMPT_SLACK_TOKENS) if before else size
+def _call(index: int, use: dict[str, Any]) -> Call:
+    return {"index": index, "tool_use_id": use["id"], "tool": use["name"], "args": use["input"]}
 
 
-def _request(body: bytes) -> dict[str, Any]:
-    """The parts of a Messages API request that a sandbox may choose."""
-    try:
-        request = words.read(body)
-        chosen = {key: request[key] for key in ("messages", "system", "tools", "max_tokens") if key in request}
-        if not (chosen["messages"] and chosen["messages"][-1]["content"] and int(chosen["max_tokens"]) > 0):
-            raise ValueError("empty")
-    except (ValueError, KeyError, TypeError) as error:
-        raise InvalidInputError(f"not a Messages API request: {error!r}") from None
-    return chosen
+def _bounded(result: Result, pack: bytes) -> Result:
+    """As far as it can be kept. Raises InvalidInputError for what no runtime of ours sends."""
+    if len(pack) > MAX_PACK_BYTES:
+        raise InvalidInputError(f"a pack of {len(pack):,} bytes; {MAX_PACK_BYTES:,} are taken")
+    given: dict[str, Any] = dict(result)
+    for name in ("step", "index", "duration_ms"):
+        if type(given[name]) is not int or not 0 <= given[name] <= _MAX_NUMBER:
+            raise InvalidInputError(f"{name} is {str(given[name])[:40]}")
+    for name in ("tree", "parent"):
+        if given[name] is not None:
+            checked_id(given[name])
+    cut = len(result["output"]) > MAX_OUTPUT_CHARS
+    return {
+        **result,
+        "output": result["output"][:MAX_OUTPUT_CHARS],
+        "truncated": bool(result["truncated"]) or cut,
+        "is_error": bool(result["is_error"]),
+        "left_out": [str(name)[:1000] for name in result["left_out"][:100]],
+    }
 
 
 def _drain(events: queue.SimpleQueue[StreamEvent | BaseException]) -> Iterator[StreamEvent]:

@@ -16,6 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from gevent import socket
+from gevent.lock import BoundedSemaphore
 from gevent.pool import Pool
 from gevent.pywsgi import WSGIServer
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
@@ -40,6 +41,12 @@ JOB_WAIT_S = 20.0
 MAX_BODY_BYTES = 96 * 2**20
 """A conversation, or a result with its pack; bounds what one request of a sandbox can make us hold."""
 
+MAX_CONNECTIONS = 8
+"""The runtime has one, and one more for a moment after it broke."""
+
+SMALL_BODY_BYTES = 2**20
+"""Larger bodies are taken one at a time: a sandbox has one of them in our memory, however many it sends."""
+
 Handler = Callable[[Link, Request], Response]
 
 
@@ -51,7 +58,9 @@ class LinkServer:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._application = Application()
         # A pool, so that `stop` ends the handlers too: without one they would go on for who is still connected.
-        self._server = WSGIServer(self._listener, self._application, spawn=Pool(), log=None, error_log=log)
+        self._server = WSGIServer(
+            self._listener, self._application, spawn=Pool(MAX_CONNECTIONS), log=None, error_log=log
+        )
 
     def serve(self, link: Link) -> None:
         """From now on the sandbox belongs to this attempt: `GET /job` answers with its job. Called once."""
@@ -87,6 +96,7 @@ class Application:
     def __init__(self) -> None:
         self._link: Link | None = None
         self._served = threading.Event()
+        self._large_body = BoundedSemaphore(1)
         self.asked = False
         self.on_asked: Callable[[], None] = lambda: None
 
@@ -97,7 +107,11 @@ class Application:
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         request = Request(environ)
         request.max_content_length = MAX_BODY_BYTES
-        return self._respond(request)(environ, start_response)
+        small = request.content_length is not None and request.content_length <= SMALL_BODY_BYTES
+        if small or request.method == "GET":
+            return self._respond(request)(environ, start_response)
+        with self._large_body:
+            return self._respond(request)(environ, start_response)
 
     def _respond(self, request: Request) -> Response:
         asks_for_job = (request.method, request.path) == ("GET", "/job")
@@ -119,7 +133,7 @@ class Application:
             return _refusal(link, InvalidInputError(f"more than {MAX_BODY_BYTES} bytes"))
         except HTTPException as error:
             return _refusal(link, InvalidInputError(str(error)))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             return _refusal(link, InvalidInputError(f"malformed: {error!r}"))
 
     def _wait_for_link(self, *, asks_for_job: bool) -> Link | None:

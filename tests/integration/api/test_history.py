@@ -36,7 +36,7 @@ def record(services: Services, lease: Lease, steps: int) -> None:
             records.record_calls(tx, lease, {"step": step, "calls": calls})  # type: ignore[typeddict-item]
             result: dict[str, Any] = {"step": step, "index": 0, "output": "text", "is_error": False, "truncated": False}
             result |= {"duration_ms": 5, "tree": None, "parent": None, "left_out": []}
-            records.record_result(tx, lease, result, b"")  # type: ignore[arg-type]
+            records.record_result(tx, lease, result, b"", limit=0)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -31,10 +31,10 @@ def tree(*entries: tuple[str, str | bytes, str]) -> Raw:
 
 
 def pack(*objects: Raw) -> bytes:
-    body = b"PACK" + (2).to_bytes(4, "big") + len(objects).to_bytes(4, "big")
+    body = bytearray(b"PACK" + (2).to_bytes(4, "big") + len(objects).to_bytes(4, "big"))
     for raw in objects:
         body += _header(_KINDS[raw.kind], len(raw.content)) + bytes.fromhex(raw.base) + zlib.compress(raw.content)
-    return body + hashlib.sha1(body).digest()
+    return bytes(body) + hashlib.sha1(body).digest()
 
 
 def swelling_delta(base: Raw, times: int) -> Raw:

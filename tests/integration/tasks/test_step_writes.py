@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select, text
 
 from agent_runtime.protocol import Call, Result
-from infra.errors import AuthorityLostError, InvalidInputError
+from infra.errors import AuthorityLostError, InvalidInputError, TaskFailedError
 from infra.services import Services
 from infra.tables import Message, Step, ToolCall, Tree
 from infra.tasks import budget, records, transitions
@@ -111,7 +111,7 @@ def test_a_result_that_is_sent_many_times_at_once_is_recorded_once(world: World)
     lease = in_step(world)
     write(world, lambda tx: records.record_calls(tx, lease, {"step": 1, "calls": [call(0)]}))
     given = result(0, tree="1" * 40, left_out=("big",))
-    all_at_once(world, lease, lambda tx: records.record_result(tx, lease, given, b"pack"))
+    all_at_once(world, lease, lambda tx: records.record_result(tx, lease, given, b"pack", limit=10))
     assert world.events(lease.task_id)[5:] == ["tool_result", "error"]
     assert [(row.tree, row.pack) for row in rows(world, Tree)] == [("1" * 40, b"pack")]
 
@@ -130,7 +130,7 @@ def test_what_is_published_is_what_is_stored(world: World) -> None:
     lease = in_step(world)
     with world.services.tasks.transaction() as tx:
         records.record_calls(tx, lease, {"step": 1, "calls": [call(0)]})
-        records.record_result(tx, lease, result(0), b"")
+        records.record_result(tx, lease, result(0), b"", limit=10)
         published = [event.as_json() for event in tx.events]
     with world.services.database.read() as connection:
         stored = read_events(connection, lease.task_id, after=4, limit=10).events
@@ -151,7 +151,7 @@ def test_a_users_message_is_read_with_the_step_that_contains_it(world: World) ->
 def test_a_result_of_a_call_that_was_never_recorded_is_refused(world: World) -> None:
     lease = in_step(world)
     with pytest.raises(InvalidInputError, match=r"1\.7"):
-        write(world, lambda tx: records.record_result(tx, lease, result(7), b""))
+        write(world, lambda tx: records.record_result(tx, lease, result(7), b"", limit=10))
     assert len(world.events(lease.task_id)) == 4
 
 
@@ -163,7 +163,7 @@ def test_who_lost_the_task_while_it_waited_for_the_row_writes_nothing(world: Wor
     writes: dict[str, Write] = {
         "step": lambda tx: records.record_step(tx, lease, step(2)),
         "calls": lambda tx: records.record_calls(tx, lease, {"step": 1, "calls": [call(1)]}),
-        "result": lambda tx: records.record_result(tx, lease, result(0, tree="1" * 40), b"pack"),
+        "result": lambda tx: records.record_result(tx, lease, result(0, tree="1" * 40), b"pack", limit=10),
     }
     refused: list[BaseException] = []
 
@@ -186,3 +186,15 @@ def test_who_lost_the_task_while_it_waited_for_the_row_writes_nothing(world: Wor
     assert len(world.events(lease.task_id)) == 5
     assert (len(rows(world, Step)), len(rows(world, ToolCall)), len(rows(world, Tree))) == (1, 1, 0)
     assert [row.output for row in rows(world, ToolCall)] == [None]
+
+
+def test_packs_of_a_task_are_bounded_together_and_a_repeat_counts_once(world: World) -> None:
+    lease = in_step(world)
+    write(world, lambda tx: records.record_calls(tx, lease, {"step": 1, "calls": [call(0), call(1)]}))
+    for _ in range(2):
+        write(world, lambda tx: records.record_result(tx, lease, result(0, tree="1" * 40), b"12345", limit=9))
+    with pytest.raises(TaskFailedError, match="more than 9 bytes"):
+        write(world, lambda tx: records.record_result(tx, lease, result(1, tree="2" * 40), b"12345", limit=9))
+    assert {row.index: row.output for row in rows(world, ToolCall)} == {0: "out", 1: None}
+    write(world, lambda tx: records.record_result(tx, lease, result(1, tree="2" * 40), b"1234", limit=9))
+    assert {row.index: row.pack for row in rows(world, Tree)} == {0: b"12345", 1: b"1234"}
