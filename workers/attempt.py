@@ -31,6 +31,7 @@ from infra.tasks.log import TaskRow, Transaction
 from infra.tasks.ownership import MAX_DEATHS
 from infra.tasks.transitions import Lease
 from workers.admission import refuse_unsafe
+from workers.egress.server import EgressServer
 from workers.endings import Broken, Cancelled, Ending, Finished, HandOver, Lost, OutOfTime, SandboxDied
 from workers.publication import Publisher
 from workers.relay.calls import choose_route
@@ -90,6 +91,7 @@ class Attempt:
             on_lost=lambda: self.end(Lost()),
             suspended=equipment.suspended,
         )
+        self._egress = EgressServer(path / "link", equipment.suspended)
         self._publisher = Publisher(services, equipment.workspaces, lease, task)
         self._workspace: Workspace | None = None
         self._preparation = threading.Thread(target=self._prepare, name=f"prepare {task.id}", daemon=True)
@@ -125,6 +127,7 @@ class Attempt:
                 records.record_sandbox(tx, self.lease, self._spec.id)
             directory.make(self._settings.run_dir, self._spec.id)
             server.start()
+            self._egress.start()
             self._preparation.start()
             sandbox = self._driver.start(self._spec)
             threading.Thread(target=self._watch, args=(sandbox,), name=f"watch {self.task.id}", daemon=True).start()
@@ -143,6 +146,7 @@ class Attempt:
 
     def _remove(self, server: LinkServer, sandbox: Sandbox | None) -> None:
         """Kill first: from here on the sandbox can say nothing more. One that can't be killed has lost its link."""
+        self._egress.cut()
         try:
             if sandbox is not None:
                 sandbox.kill()
@@ -151,6 +155,7 @@ class Attempt:
             log.exception("can't kill a sandbox", extra=self._about("sandbox_not_killed"))
         server.stop()
         self._link.close()
+        self._egress.settle()
         try:
             if sandbox is not None:
                 sandbox.remove()
@@ -175,7 +180,8 @@ class Attempt:
             tree = self._workspaces.fill(
                 self._workspace, self.task.id, self._spec.directory / "in", self._scratch / "in"
             )
-            job = self._workspaces.job(self.lease, self.task, self._workspace, tree)
+            egress = self._egress.assign(self._services, self.lease, self.task.project_id, self._link.lost)
+            job = self._workspaces.job(self.lease, self.task, self._workspace, tree, egress)
             route = choose_route(self.task.model, self._settings, self._upstream)
             self._link.assign(job, route)
         except AuthorityLostError:

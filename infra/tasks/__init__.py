@@ -5,6 +5,7 @@ log           the event log: append in the transaction that changes the row, pub
 transitions   every change of `tasks.status`, one guarded statement each
 ownership     workers, heartbeats and the sweep
 records       what an attempt recorded: steps, tool calls, trees; and the job that the next attempt gets
+egress        the audit records of what sandboxes connected to
 budget        money held before a model call and settled after it
 views         what clients read
 """
