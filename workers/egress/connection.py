@@ -59,7 +59,7 @@ class Connection:
             if admission is None:
                 with suppress(Refused):
                     admission = self._admit()
-            if admission is not None:
+            if admission is not None and not refused.recorded:
                 host, port, method = (request.host, request.port, request.method) if request else ("", 0, "")
                 admission.journal.refuse(host, port, method, refused)
             self._say(refused.response())

@@ -72,6 +72,7 @@ class Journal:
             # It may be written all the same: the next write says what became of it.
             refused = Refused(503, "audit_unavailable", "connections cannot be recorded now", "Try again later.")
             self._pending[record.id] = replace(record, decision="refused", reason=refused.code, ended_at=_now())
+            refused.recorded = True
             raise refused from None
         return record
 

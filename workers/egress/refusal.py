@@ -19,6 +19,8 @@ class Refused(Exception):  # noqa: N818  (an outcome that is told to the client,
         self.code = code
         self.message = message
         self.hint = hint
+        self.recorded = False
+        """The journal has it already."""
 
     @classmethod
     def by_policy(cls, code: str, host: str, port: int, why: str, *, hint: str) -> Refused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import queue
 import socket
@@ -10,6 +11,7 @@ import ssl
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -19,6 +21,7 @@ from gevent import socket as gevent_socket
 from sqlalchemy import select, update
 
 from agent_runtime.protocol import EGRESS_SOCKET
+from infra.db import patiently
 from infra.services import Services
 from infra.tables import Project
 from infra.tasks import egress
@@ -138,8 +141,12 @@ class Proxy:
 
     def records(self) -> list[dict[str, Any]]:
         """All that were written, oldest first."""
-        with self.world.services.database.read() as connection:
-            return egress.list_egress(connection, self.lease.task_id, after=None, limit=100_000)
+
+        def read() -> list[dict[str, Any]]:
+            with self.world.services.database.read() as connection:
+                return egress.list_egress(connection, self.lease.task_id, after=None, limit=100_000)
+
+        return patiently(read)
 
     def settled(self) -> list[dict[str, Any]]:
         """The records after the attempt's end."""
@@ -151,7 +158,11 @@ class Proxy:
     def dial(self) -> socket.socket:
         client = socket.socket(socket.AF_UNIX)
         client.settimeout(DEADLINE_S)
-        client.connect(str(self.path))
+        try:
+            client.connect(str(self.path))
+        except OSError:
+            client.close()
+            raise
         return client
 
     def say(self, request: bytes) -> Answer:
@@ -182,39 +193,24 @@ class Proxy:
 
 
 def read_answer(client: socket.socket, so_far: bytes = b"", method: str = "GET") -> Answer:
-    """To the end of the connection; raises http.client.IncompleteRead for one that is cut."""
-    response = http.client.HTTPResponse(_Prefixed(client, so_far), method=method)  # type: ignore[arg-type]
+    """All that comes until the end, as a response. Raises http.client.IncompleteRead for one that is cut."""
+    received = bytearray(so_far)
+    with suppress(ConnectionError):
+        while data := client.recv(65536):
+            received += data
+    response = http.client.HTTPResponse(_Received(bytes(received)), method=method)  # type: ignore[arg-type]
     response.begin()
     return Answer(response.status, response.reason, dict(response.headers.items()), response.read())
 
 
-class _Prefixed:
-    """A socket of which something has been read already."""
+class _Received:
+    """What http.client takes for a socket."""
 
-    def __init__(self, client: socket.socket, so_far: bytes) -> None:
-        self._client = client
-        self._so_far = so_far
+    def __init__(self, data: bytes) -> None:
+        self._data = data
 
-    def makefile(self, mode: str) -> Any:
-        import io
-
-        rest = self._client.makefile(mode)
-        if not self._so_far:
-            return rest
-        first = self._so_far
-
-        class Both(io.RawIOBase):
-            def readable(self) -> bool:
-                return True
-
-            def readinto(self, buffer: Any) -> int:
-                nonlocal first
-                data = first[: len(buffer)] or rest.read1(len(buffer))
-                first = first[len(data) :]
-                buffer[: len(data)] = data
-                return len(data)
-
-        return io.BufferedReader(Both())
+    def makefile(self, _mode: str) -> io.BytesIO:
+        return io.BytesIO(self._data)
 
 
 def ended(client: socket.socket) -> bool:

@@ -31,6 +31,8 @@ class Upstream(LoopbackServer):
         self.files: dict[str, bytes] = {}
         self.accepted = 0
         self.flowing = threading.Event()
+        self.heads = threading.Event()
+        """The head of a request has arrived, and perhaps not all of its body."""
         self._tls = tls
         super().__init__(_Handler)
 
@@ -63,6 +65,7 @@ class _Handler(LoopbackHandler):
     server: Upstream
 
     def do_GET(self) -> None:  # noqa: N802 - the base class looks for these names
+        self.server.heads.set()
         body = b"".join(self.body_pieces())
         seen = Seen(self.command, self.path, list(self.headers.items()), body)
         self.server.log.add(seen)
