@@ -22,7 +22,7 @@ class Seen:
 class Upstream(LoopbackServer):
     """`/big/<n>` is n bytes, `/endless` never ends, `/hold` never answers, `/raw` is what `raw` is.
 
-    `files` are served as they are, and any other path is answered with itself.
+    With `files` these are served, and nothing else. Any other path is answered with itself.
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
@@ -72,6 +72,8 @@ class _Handler(LoopbackHandler):
         path = self.path_only()
         if path in self.server.files:
             self.reply(200, {"Content-Type": _type_of(path)}, self.server.files[path])
+        elif self.server.files:
+            self.reply(404, {}, b"no such file")
         elif path.startswith("/big/"):
             self.reply(200, {}, b"x" * int(path[5:]))
         elif path == "/endless":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from infra.egress import Egress, check_egress, in_words, parse_authority, parse_literals
 from infra.hosts import is_public, normal_host
-from infra.settings import Settings
+from tests.services import make_settings
 from workers.egress.policy import Policy, registries
 from workers.egress.refusal import Refused
 
@@ -77,7 +78,8 @@ def test_what_the_operator_lists_is_reached_by_every_project_with_egress(egress:
     "entry",
     [
         "", " ", "*", "*.", "*.com", "**.example.com", "a.*.com", "https://example.com", "example.com/path",
-        "user@example.com", "example.com:", "example.com:0", "example.com:65536", "example.com:http", "example.com:\uff11",
+        "user@example.com", "example.com:",
+        "example.com:0", "example.com:65536", "example.com:http", "example.com:\uff11",
         "exa mple.com", "example..com", "-example.com", "exa\x00mple.com", "example.com\n", "a,b.com", "::1", "[::1",
         "[::1]x", "[fe80::1%eth0]", "*.8.8.8.8", "%65xample.com", "x" * 400 + ".com", "10.0.0.1", "127.0.0.1:80",
         "localhost", "postgres", "db.internal:443", "*.internal", "0x7f.1", "\uff12", "[::ffff:10.0.0.1]", "999.1.1.1",
@@ -108,7 +110,7 @@ def test_the_operator_lists_literals_only(entry: str) -> None:
     with pytest.raises(ValueError, match="literal host:port"):
         parse_literals((entry,))
     with pytest.raises(ValueError, match="literal host:port"):
-        Settings(egress_allow=(entry,))
+        make_settings(database_url="", redis_url="", run_dir=Path(), egress_allow=(entry,))
 
 
 @given(st.text(max_size=60))
