@@ -34,14 +34,15 @@ class Task:
     """A sandbox at work on an empty repository, with its proxy."""
 
     def __init__(
-        self, driver: Driver, proxy: Proxy, path: Path, bundle: Path, commands: tuple[str, ...], egress: bool
+        self, driver: Driver, proxy: Proxy, spec: SandboxSpec, *, commands: tuple[str, ...], egress: bool
     ) -> None:
+        path = spec.directory
         base = _empty_repo(path / "in/objects")
         script: list[Reply] = [says(tool_use("run_command", command=command)) for command in commands]
         job = {**_job(base), "egress": egress}
         self.proxy = proxy
         self.link = LinkServer(path / "link" / SOCKET, job, [*script, says("Done.")]).start()
-        self.sandbox = driver.start(SandboxSpec(path.name, path, bundle))
+        self.sandbox = driver.start(spec)
 
     def outputs(self) -> list[str]:
         """Of all commands, once the runtime has finished well."""
@@ -75,7 +76,8 @@ def task(driver: Driver, world: World, internet: Internet, run_dir: Path) -> Ite
         path = directory.make(run_dir, directory.new_sandbox_id())
         proxy = Proxy(world, path / "link", internet)
         proxy.allow(allow, *operator)
-        tasks.append(Task(driver, proxy, path, bundle, commands, allow != "none"))
+        spec = SandboxSpec(path.name, path, bundle)
+        tasks.append(Task(driver, proxy, spec, commands=commands, egress=allow != "none"))
         return tasks[-1]
 
     yield start
@@ -215,7 +217,8 @@ def test_a_flood_of_connections_costs_only_itself(task: Callable[..., Task], sit
 
 
 def test_the_end_of_the_attempt_ends_a_download_in_the_sandbox(task: Callable[..., Task], site: Upstream) -> None:
-    fetch = "python3 -c 'import urllib.request as r; f = r.urlopen(\"http://site.example/endless\")\nwhile f.read(65536): pass'"
+    script = 'import urllib.request as r; f = r.urlopen("http://site.example/endless")\nwhile f.read(65536): pass'
+    fetch = f"python3 -c '{script}'"
     started = task(fetch, allow=["site.example"])
     assert site.flowing.wait(DEADLINE_S)
     started.proxy.end()
