@@ -7,9 +7,12 @@ gains nothing.
 from __future__ import annotations
 
 import time
+from functools import lru_cache
 from ipaddress import ip_address
 
-from gevent import Timeout, socket
+from gevent import Timeout, get_hub, monkey, socket
+from gevent.hub import Hub
+from gevent.threadpool import ThreadPool
 
 from infra.hosts import address_literal, in_authority, is_public
 from workers.egress.policy import Target
@@ -17,6 +20,10 @@ from workers.egress.refusal import Refused
 
 MAX_ADDRESSES = 8
 """Of one name; further ones are not tried."""
+LOOKUPS = 8
+"""At a time, of all sandboxes of this worker."""
+
+_getaddrinfo = monkey.get_original("socket", "getaddrinfo")
 
 
 class Network:
@@ -24,7 +31,7 @@ class Network:
 
     def resolve(self, host: str, port: int) -> list[str]:
         """Addresses of a name, in the order of preference. Raises OSError."""
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = _lookups(get_hub()).apply(_getaddrinfo, (host, port), {"type": socket.SOCK_STREAM})
         return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
     def connect(self, address: str, port: int, timeout: float) -> socket.socket:
@@ -65,6 +72,12 @@ def connect_to(network: Network, target: Target, addresses: list[str], timeout: 
     if isinstance(problem, TimeoutError):
         raise Refused(504, "upstream_timeout", f"{where} does not answer", "Try again later.")
     raise Refused(502, "upstream_unreachable", f"{where} cannot be connected to", "Try again later.")
+
+
+@lru_cache(maxsize=1)
+def _lookups(hub: Hub) -> ThreadPool:
+    """Threads for the names of sandboxes alone: a flood of names that nobody answers for must not hold up our own."""
+    return ThreadPool(LOOKUPS, hub)
 
 
 def _resolve(network: Network, target: Target, timeout: float) -> list[str]:

@@ -28,6 +28,7 @@ _HOP_BY_HOP = frozenset(
     )
 )  # fmt: skip
 _FRAMING = frozenset((b"content-length", b"transfer-encoding"))
+_NO_BODY = (b"content-length", b"0")
 _HINT = "Use CONNECT for https, and absolute-form requests (GET http://host/path) for http."
 
 
@@ -69,7 +70,7 @@ def without_hop_by_hop(pairs: Headers, *more: bytes) -> Headers:
 
 
 def _tunnel(request: h11.Request) -> ProxyRequest:
-    if any(name in _FRAMING for name, _value in request.headers):
+    if any(name in _FRAMING and (name, value) != _NO_BODY for name, value in request.headers):
         raise _invalid("CONNECT has no body")
     host, port = _authority(request.target)
     if port is None:

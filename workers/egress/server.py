@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -85,7 +85,8 @@ class EgressServer:
         if self._journal is not None:
             self._journal.pause()  # those that are cut shall not wait for Postgres
         self._server.stop(timeout=0)
-        self._path.unlink(missing_ok=True)
+        with suppress(OSError):  # what follows, above all the kill, must not depend on a file
+            self._path.unlink()
 
     def settle(self) -> None:
         """Write what is not recorded yet. After `cut`."""

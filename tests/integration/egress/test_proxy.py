@@ -5,12 +5,16 @@ from __future__ import annotations
 import http.client
 import ssl
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.integration.egress.authority import Authority
 from tests.integration.egress.internet import DEADLINE_S, Internet, Proxy, read_answer
 from tests.integration.egress.upstream import Upstream
+from tests.world import World
+from workers.egress.network import Network
+from workers.egress.server import EgressServer
 
 
 def tls(proxy: Proxy, authority: Authority, name: str = "secure.example", at: str = "") -> ssl.SSLSocket:
@@ -61,6 +65,15 @@ def test_plain_http_is_sent_on_with_nothing_of_ours_or_between_neighbours(proxy:
     (record,) = proxy.settled()
     assert (record["method"], record["host"], record["port"], record["reason"]) == ("HTTP", "site.example", 80, "done")
     assert 0 < record["bytes_up"] < 300
+
+
+def test_whose_server_is_asked_says_the_address_alone(proxy: Proxy, site: Upstream) -> None:
+    """A Host header of another site would be a way around the policy, where one server has many."""
+    request = b"GET HTTP://SITE.example.:80?q HTTP/1.1\r\nHost: other.example\r\nX-A: 1\r\n\r\n"
+    assert proxy.say(request).status == 200
+    (seen,) = site.log.snapshot()
+    assert seen.path == "/?q"
+    assert seen.headers == [("Host", "site.example"), ("X-A", "1"), ("Connection", "close")]
 
 
 @pytest.mark.parametrize(
@@ -244,3 +257,21 @@ def test_the_rest_of_a_half_closed_tunnel_arrives(
         client.sendall(b"GET /big/500000 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         client.shutdown(1)
         assert len(read_answer(client).body) == 500_000
+
+
+def test_the_workers_own_resolver_and_network(world: World, run_dir: Path) -> None:
+    proxy = Proxy(world, run_dir, Network())
+    try:
+        with Upstream() as server:
+            proxy.allow("registries", f"localhost:{server.port}")
+            assert proxy.get(f"http://localhost:{server.port}/here").body == b"/here"
+            assert proxy.get("http://localhost:1/").code == "address_private"
+    finally:
+        proxy.close()
+
+
+def test_a_proxy_that_never_started_can_be_cut(run_dir: Path) -> None:
+    """An attempt may end before its sandbox is made."""
+    server = EgressServer(run_dir, lambda: False)
+    server.cut()
+    server.settle()
