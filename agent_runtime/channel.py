@@ -16,6 +16,12 @@ RESTART = b"restart the helper"
 STARTED = b"started"
 """What the loop asks of the supervisor, and its answer, which carries the socket of the fresh helper."""
 
+FORWARD = b"start the forwarder"
+FAILED = b"failed"
+"""The loop's other wish, answered with the forwarder's port in digits; and the answer to what cannot be done."""
+
+MAX_CONTROL_BYTES = 64
+
 Message = dict[str, Any]
 
 

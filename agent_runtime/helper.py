@@ -64,7 +64,7 @@ class Helper:
         if self._untouched:
             self._snapshots.vouch_for_index()
             self._untouched = False
-        context = Context(self._paths, request["limits"], request["time_left_s"])
+        context = Context(self._paths, request["limits"], request["time_left_s"], request.get("proxy", ""))
         output = _run(request["tool"], context, request["args"])
         return output._asdict(), b""
 

@@ -6,7 +6,7 @@ import socket
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from agent_runtime.channel import RESTART, STARTED, Channel, Closed, Message
+from agent_runtime.channel import FORWARD, MAX_CONTROL_BYTES, RESTART, STARTED, Channel, Closed, Message
 from agent_runtime.endings import Failed, SandboxBroken
 from agent_runtime.protocol import Limits, Workspace
 from agent_runtime.tools import Output
@@ -41,6 +41,19 @@ class HelperClient:
         self.workspace = workspace
         self._channel = channel
         self._control = control
+        self._proxy = ""
+
+    def open_egress(self) -> None:
+        """Commands are told from now on by which address they reach what the task may reach. Raises SandboxBroken."""
+        self._control.settimeout(RESTART_TIMEOUT_S)
+        try:
+            self._control.send(FORWARD)
+            answer = self._control.recv(MAX_CONTROL_BYTES)
+        except OSError as error:
+            raise SandboxBroken(f"the supervisor does not answer: {error}") from error
+        if not answer.isdigit():
+            raise SandboxBroken("the forwarder to the proxy could not be started")
+        self._proxy = f"http://127.0.0.1:{answer.decode()}"
 
     def checkout(self, workspace: Workspace, timeout_s: float) -> tuple[str, str]:
         """Returns the id of the work tree, and what the repo's agent files say. Raises Failed."""
@@ -58,6 +71,7 @@ class HelperClient:
     def call(self, tool: str, args: dict[str, Any], limits: Limits, time_left_s: float) -> Output:
         """Run a tool; its arguments have been checked. Raises HelperDied: the outcome is unknown."""
         request = {"do": "call", "tool": tool, "args": args, "limits": limits, "time_left_s": time_left_s}
+        request["proxy"] = self._proxy
         longest = command_timeout_s(limits, args) if tool == RUN_COMMAND.name else TOOL_TIMEOUT_S
         reply, _blob = self._ask(request, min(longest, time_left_s) + GRACE_S)
         return Output(reply["text"], reply["is_error"], reply["truncated"])

@@ -85,6 +85,8 @@ class AgentLoop:
         """Check the workspace out and, after a resume, finish what the last recorded step began."""
         if self.tree:
             return
+        if self.job.get("egress", False):
+            self.helper.open_egress()
         time_left = min(self.deadline - time.monotonic(), CHECKOUT_TIMEOUT_S)
         self.tree, agent_files = self.helper.checkout(self.job["workspace"], time_left)
         agent = self.job["agent"]

@@ -48,8 +48,8 @@ def be_first_to_go() -> None:
         file.write(OOM_SCORE)
 
 
-def kill_all(users: Users, loop_pid: int, work: str, reap: Callable[[], None], *, collected: bool) -> None:
-    """Kill all but the supervisor and the loop, and wait until none runs; `reap` collects the children that ended.
+def kill_all(users: Users, spared: set[int], work: str, reap: Callable[[], None], *, collected: bool) -> None:
+    """Kill all but the supervisor and the spared, and wait until none runs; `reap` collects the children that ended.
 
     `collected`: wait for the zombies too, which count against limits until somebody (not always we) collects them.
     """
@@ -58,7 +58,7 @@ def kill_all(users: Users, loop_pid: int, work: str, reap: Callable[[], None], *
     buried = GONE if collected else DEAD
     victims: set[int] = set()
     while True:
-        killed = _kill_user(users.helper) if atomic and users.helper is not None else _kill_family(loop_pid, work)
+        killed = _kill_user(users.helper) if atomic and users.helper is not None else _kill_family(spared, work)
         victims |= killed
         reap()
         victims = {pid for pid in victims if _state(pid) not in buried}
@@ -75,20 +75,20 @@ def _kill_user(uid: int) -> set[int]:
     return victims
 
 
-def _kill_family(loop_pid: int, work: str) -> set[int]:
+def _kill_family(spared: set[int], work: str) -> set[int]:
     """Stop the sandbox's processes until no new one shows up, then kill them. Returns who that was."""
     stopped: set[int] = set()
-    while new := _family(loop_pid, work) - stopped:
+    while new := _family(spared, work) - stopped:
         _signal(new, signal.SIGSTOP)
         stopped |= new
     _signal(stopped, signal.SIGKILL)
     return stopped
 
 
-def _family(loop_pid: int, work: str) -> set[int]:
-    """The living that descend from the supervisor, which is this process, or carry the mark; without the loop."""
+def _family(spared: set[int], work: str) -> set[int]:
+    """The living that descend from the supervisor, which is this process, or carry the mark; without the spared."""
     mark = f"{MARKER}={work}".encode()
-    parents = {pid: _parent(pid) for pid in _pids() if pid != loop_pid and _state(pid) not in DEAD}
+    parents = {pid: _parent(pid) for pid in _pids() if pid not in spared and _state(pid) not in DEAD}
     family = {pid for pid in parents if mark in _environment(pid)}
     while children := {pid for pid, parent in parents.items() if parent in {os.getpid(), *family}} - family:
         family |= children

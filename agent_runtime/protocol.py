@@ -35,6 +35,11 @@ VERSION = 1
 """Raised when a worker and a sandbox of different versions could misunderstand each other."""
 
 SOCKET = "host.sock"
+EGRESS_SOCKET = "egress.sock"
+"""Beside the other: the worker's HTTP proxy (CONNECT, and plain requests in absolute form)."""
+EGRESS_PORT = 3128
+"""Where commands in a container reach it, on 127.0.0.1. Elsewhere loopback is shared: there it is a free port."""
+
 HEADER_STEP = "Farhand-Step"
 HEADER_INBOX = "Farhand-Inbox"
 HEADER_CANCEL = "Farhand-Cancel"
@@ -116,6 +121,8 @@ class Limits(TypedDict):
 
 
 class Job(TypedDict):
+    """`egress`: something may be reached through the link, so commands are told of the proxy."""
+
     protocol: int
     task_id: str
     attempt: int
@@ -125,6 +132,7 @@ class Job(TypedDict):
     inbox: List[InboxMessage]
     agent: Agent
     limits: Limits
+    egress: bool
     cancel: bool
     unread: int
 

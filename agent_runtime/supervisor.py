@@ -1,10 +1,12 @@
 """The first process of a sandbox: starts loop and helper, restarts the helper, collects the dead, ends them all.
 
     supervisor (root with SETUID, SETGID, KILL only)
-      ├─ loop    uid A, opens the link          ─┐ joined by a socketpair; when it breaks, the loop asks here
-      └─ helper  uid B, every file and command  ─┘ (over `control`) for a fresh helper
+      ├─ loop       uid A, opens the link          ─┐ joined by a socketpair; when it breaks, the loop asks here
+      ├─ helper     uid B, every file and command  ─┘ (over `control`) for a fresh helper
+      └─ forwarder  uid A, only in tasks with egress: from loopback to the worker's proxy. The loop asks for it once,
+                    and it is started again when it dies; its listener stays here, so that its port stays the same
 
-Without user ids (sandbox `local`) the same three processes run as one user.
+Without user ids (sandbox `local`) the same processes run as one user.
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from agent_runtime import protocol
-from agent_runtime.channel import RESTART, STARTED, Channel
+from agent_runtime.channel import FAILED, FORWARD, MAX_CONTROL_BYTES, RESTART, STARTED, Channel
 from agent_runtime.processes import Users, be_first_to_go, become, kill_all
 
 RESTART_PATIENCE_S = 15.0
+FORWARDER_STARTS = 20
+"""A forwarder that dies more often is not started again: something is wrong that a start does not mend."""
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
 
@@ -44,6 +48,9 @@ class Supervisor:
         self._options = options
         self._loop_pid = 0
         self._exit_code: int | None = None
+        self._listener: socket.socket | None = None
+        self._forwarder_pid = 0
+        self._forwarder_starts = 0
         self._wakeup, self._wakeup_end = socket.socketpair()
         self._control, self._loop_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
@@ -62,6 +69,8 @@ class Supervisor:
                 self._handle_signals()
             if self._control in ready and self._exit_code is None:
                 self._handle_request()
+            if self._exit_code is None:
+                self._keep_forwarding()
         self._kill_loop()
         self._kill_helper(collected=False)
         return self._exit_code
@@ -92,20 +101,46 @@ class Supervisor:
                 self._exit_code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
             if pid == self._loop_pid:
                 self._loop_pid = 0
+            if pid == self._forwarder_pid:
+                self._forwarder_pid = 0
 
     def _handle_request(self) -> None:
-        """The loop wants a fresh helper. An end of file means that the loop is about to be reaped."""
-        if self._control.recv(len(RESTART)) != RESTART:
+        """What the loop wants. An end of file means that the loop is about to be reaped."""
+        request = self._control.recv(MAX_CONTROL_BYTES)
+        if request not in (RESTART, FORWARD):
             select.select([self._wakeup], [], [])
             return
         try:
+            if request == FORWARD:
+                self._control.send(str(self._listen_on_loopback()).encode())
+                return
             end = self._restart_helper()
         except OSError as error:
-            print(f"farhand: the helper cannot be started again: {error}", file=sys.stderr)
-            self._control.send(b"failed")
+            print(f"farhand: cannot {request.decode()}: {error}", file=sys.stderr)
+            self._control.send(FAILED)
             return
         socket.send_fds(self._control, [STARTED], [end.fileno()])
         end.close()
+
+    def _listen_on_loopback(self) -> int:
+        """The port that the forwarder serves. In a container loopback is all ours, elsewhere a free port is taken."""
+        if self._listener is None:
+            port = protocol.EGRESS_PORT if os.getpid() == 1 else 0
+            self._listener = socket.create_server(("127.0.0.1", port), backlog=128)
+        number: int = self._listener.getsockname()[1]
+        return number
+
+    def _keep_forwarding(self) -> None:
+        """Start the forwarder, or start it again: a command may have used up the memory or the processes it needs."""
+        if self._listener is None or self._forwarder_pid or self._forwarder_starts >= FORWARDER_STARTS:
+            return
+        try:
+            self._forwarder_pid = _fork(self._be_forwarder)
+        except BlockingIOError:  # the next death of a process makes room, and brings us here again
+            return
+        self._forwarder_starts += 1
+        if self._forwarder_starts == FORWARDER_STARTS:
+            print("farhand: the forwarder has died too often: this is its last start", file=sys.stderr)
 
     def _restart_helper(self) -> socket.socket:
         """Kill all that runs as helper, and fork: the killed hold their places until they are collected."""
@@ -124,11 +159,13 @@ class Supervisor:
             return loop_end
 
     def _kill_helper(self, *, collected: bool) -> None:
-        kill_all(self._options.users, self._loop_pid, self._options.work, self._reap, collected=collected)
+        spared = {self._loop_pid, self._forwarder_pid}
+        kill_all(self._options.users, spared, self._options.work, self._reap, collected=collected)
 
     def _kill_loop(self) -> None:
-        if self._loop_pid:
-            os.kill(self._loop_pid, signal.SIGKILL)
+        for pid in (self._loop_pid, self._forwarder_pid):
+            if pid:
+                os.kill(pid, signal.SIGKILL)
 
     def _be_loop(self, end: socket.socket, helper_end: socket.socket) -> int:
         from agent_runtime import loop
@@ -148,6 +185,16 @@ class Supervisor:
         be_first_to_go()
         become(self._options.users.helper)
         return helper.main(Channel(end), self._options.work, self._options.objects)
+
+    def _be_forwarder(self) -> int:
+        from agent_runtime import forwarder
+
+        listener = self._listener
+        assert listener is not None  # it is why we are started  # noqa: S101
+        self._forget_everything(self._control)
+        be_first_to_go()
+        become(self._options.users.loop)
+        return forwarder.main(listener, os.path.join(self._options.link, protocol.EGRESS_SOCKET))
 
     def _forget_everything(self, *ends: socket.socket) -> None:
         """In a child: no signal handling and no socket of the supervisor is left."""

@@ -81,6 +81,7 @@ class Project(Answer):
     name: str
     git_username: str | None
     has_git_token: bool
+    egress: Literal["none", "registries", "open"] | list[str]
     created_at: str
 
 
@@ -145,6 +146,28 @@ class ToolCall(Answer):
     tree: str | None
     created_at: str
     finished_at: str | None
+
+
+class EgressConnection(Answer):
+    """A connection that a sandbox made through its proxy, or was refused. `host` is as asked for.
+
+    `reason`: how it ended (`done`, or a code), null while it is open or when its worker died. `connections`: how many
+    this one stands for; more than 1 only for refusals that were too many to be recorded one by one.
+    """
+
+    id: str
+    attempt: int
+    host: str
+    port: int
+    address: str | None
+    method: Literal["CONNECT", "HTTP", ""]
+    decision: Literal["allowed", "refused"]
+    reason: str | None
+    bytes_up: int
+    bytes_down: int
+    connections: int
+    started_at: str
+    ended_at: str | None
 
 
 class Diff(Answer):

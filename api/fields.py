@@ -10,6 +10,8 @@ from typing import Annotated
 from email_validator import SPECIAL_USE_DOMAIN_NAMES, EmailNotValidError, validate_email
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from infra.egress import MAX_HOST_CHARS, MAX_HOSTS
+
 MAX_PROMPT_CHARS = 100_000
 _FORBIDDEN_IN_REF = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock/|\.lock$|^[-./]|[./]$|^@$")
 
@@ -59,6 +61,7 @@ def _email(value: str) -> str:
         raise ValueError(str(error)) from None
 
 
+EgressHosts = Annotated[list[Annotated[str, Field(max_length=MAX_HOST_CHARS)]], Field(max_length=MAX_HOSTS)]
 Line = Annotated[str, Field(max_length=200), AfterValidator(_single_line)]
 Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_single_line), AfterValidator(_multi_line)]
 Text = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS), AfterValidator(_multi_line)]

@@ -14,7 +14,7 @@ from api.pages import PageQuery, Query, decode_id, decode_pair, encode, page
 from api.routes import Call, Json, Reply, Routes
 from api.tasks import own_task
 from infra.errors import ConflictError, InvalidInputError, NotFoundError
-from infra.tasks import views
+from infra.tasks import egress, views
 from infra.tasks.log import TaskRow, read_events
 from infra.tasks.records import recorded_steps
 from infra.tasks.states import OPEN
@@ -67,6 +67,16 @@ def list_tool_calls(call: Call, task_id: UUID, query: PageQuery) -> Json:
     with call.services.database.read() as connection:
         calls = views.list_tool_calls(connection, task_id, after=after, limit=query.limit + 1)
     return page(calls, query.limit, lambda item: encode(item["step"], item["index"]))
+
+
+@routes.get("/v1/tasks/<uuid:task_id>/egress", answer=answers.Page[answers.EgressConnection])
+def list_egress(call: Call, task_id: UUID, query: PageQuery) -> Json:
+    """What its sandboxes connected to through the proxy, refusals included, oldest first."""
+    own_task(call, task_id)
+    after = decode_id(query.cursor)
+    with call.services.database.read() as connection:
+        items = egress.list_egress(connection, task_id, after=after, limit=query.limit + 1)
+    return page(items, query.limit, lambda item: encode(item["id"]))
 
 
 @routes.get("/v1/tasks/<uuid:task_id>/diff", answer=answers.Diff, media_types=("application/json", DIFF))

@@ -8,13 +8,15 @@ from uuid import UUID
 from pydantic import Field
 
 from api import answers
-from api.fields import Line, Name, Request, Secret, Url
+from api.fields import EgressHosts, Line, Name, Request, Secret, Url
 from api.idempotency import Key, claim, keep
 from api.pages import PageQuery, decode_id, encode, page
 from api.routes import Call, Json, Reply, Routes
 from infra import projects
-from infra.crypto import KeyRing
+from infra.egress import Word, check_egress
+from infra.errors import InvalidInputError
 from infra.repo_url import check_repo_url
+from infra.services import Services
 from infra.tasks.log import rfc3339
 
 routes = Routes("projects")
@@ -26,6 +28,11 @@ class ChangeProject(Request):
     name: Name | None = None
     git_username: Line | None = Field(None, description="Default: x-access-token.")
     git_token: Secret | None = Field(None, description="Sent as HTTP password. Write-only.")
+    egress: Word | EgressHosts | None = Field(
+        None,
+        description="What its sandboxes may reach: `none` (the default), `registries` (the usual package hosts), "
+        "`open` (any public host), or a list of `host`, `host:port` and `*.suffix`. Counts from a task's next attempt.",
+    )
 
 
 class NewProject(ChangeProject):
@@ -42,7 +49,7 @@ def create_project(call: Call, body: NewProject) -> Reply:
     with call.services.database.begin() as connection:
         if key and (kept := claim(connection, key)) is not None:
             return Reply(kept, {"Idempotency-Replayed": "true"})
-        values = _values(body, call.services.keys)
+        values = _values(body, call.services)
         project = _project_json(projects.create(connection, user_id=call.user_id, repo_url=url, values=values))
         if key:
             keep(connection, key, 201, project)
@@ -68,7 +75,7 @@ def get_project(call: Call, project_id: UUID) -> Json:
 @routes.patch("/v1/projects/<uuid:project_id>", answer=answers.Project)
 def change_project(call: Call, project_id: UUID, body: ChangeProject) -> Json:
     """Change its name or its credentials. The repository of a project never changes: make another project."""
-    values = _values(body, call.services.keys)
+    values = _values(body, call.services)
     with call.services.database.begin() as connection:
         return _project_json(projects.change(connection, project_id, user_id=call.user_id, values=values))
 
@@ -81,14 +88,27 @@ def delete_project(call: Call, project_id: UUID) -> Reply:
     return Reply(None)
 
 
-def _values(body: ChangeProject, keys: KeyRing) -> dict[str, Any]:
-    """The columns that a request names."""
+def _values(body: ChangeProject, services: Services) -> dict[str, Any]:
+    """The columns that a request names. Raises InvalidInputError (`egress_invalid`)."""
     given = body.model_dump(include=body.model_fields_set & {"name", "git_username"})
     if given.get("name", "") is None:
         del given["name"]
     if "git_token" in body.model_fields_set:
-        given["git_token_encrypted"] = None if body.git_token is None else keys.encrypt(body.git_token)
+        given["git_token_encrypted"] = None if body.git_token is None else services.keys.encrypt(body.git_token)
+    if "egress" in body.model_fields_set:
+        given["egress"] = _egress(body, services.settings.egress_allow)
     return given
+
+
+def _egress(body: ChangeProject, operator: tuple[str, ...]) -> Any:
+    try:
+        return check_egress("none" if body.egress is None else body.egress, operator)
+    except ValueError as error:
+        raise InvalidInputError(
+            f"egress: {error}",
+            hint='Give "none", "registries", "open", or a list such as ["example.com", "*.example.org:8443"].',
+            code="egress_invalid",
+        ) from None
 
 
 def _project_json(row: projects.ProjectRow) -> Json:
@@ -98,5 +118,6 @@ def _project_json(row: projects.ProjectRow) -> Json:
         "name": row.name,
         "git_username": row.git_username,
         "has_git_token": row.git_token_encrypted is not None,
+        "egress": row.egress,
         "created_at": rfc3339(row.created_at),
     }

@@ -23,10 +23,11 @@ class AgentDefinition(BaseModel):
     max_tokens: int = 16_000
     max_steps: int | None = None
 
-    def as_job(self) -> Agent:
+    def as_job(self, network: str) -> Agent:
+        """`network` says what the sandbox reaches; it becomes the end of the instructions."""
         return {
             "name": self.name,
-            "instructions": self.instructions,
+            "instructions": f"{self.instructions}\n\n{network}",
             "tools": list(self.tools),
             "max_tokens": self.max_tokens,
         }
@@ -35,8 +36,8 @@ class AgentDefinition(BaseModel):
 DEFAULT_AGENT = "coder"
 
 _CODER = """\
-You are a software engineer. You work on a checkout of a git repository, in a sandbox without network, and you
-are given a task by its owner, who watches your work on a phone and will review the resulting branch.
+You are a software engineer. You work on a checkout of a git repository, in a sandbox, and you are given a task
+by its owner, who watches your work on a phone and will review the resulting branch.
 
 Find your way first: search and read before you edit. Where the task is about a bug, reproduce it with the project's
 own tests before you change anything. Make the smallest change that solves the task well and fits the code around it.

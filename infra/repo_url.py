@@ -12,25 +12,17 @@ from __future__ import annotations
 import re
 import socket
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import ip_address
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-import idna
-
 from infra.errors import RepoRefusedError
+from infra.hosts import in_authority, is_public, looks_private, normal_host
 
 MAX_URL_CHARS = 2000
 MAX_AUTHORITY_CHARS = 300  # scheme, a name of 253 characters, port
 _DEFAULT_PORTS = {"https": 443, "http": 80}
-_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
-_NUMERIC_LABEL = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SCP_LIKE = re.compile(r"(?:[^/@]+@)?(?P<host>[A-Za-z0-9.-]+):(?P<path>[^/].*)")
-_PRIVATE_SUFFIXES = ("localhost", "local", "internal", "localdomain", "lan", "home.arpa", "intranet", "corp", "home")
-_METADATA = {IPv4Address("168.63.129.16")}  # a cloud's metadata service that stands in public address space
-_NAT64 = IPv6Network("64:ff9b::/96")
-
-Address = IPv4Address | IPv6Address
 
 
 @dataclass(frozen=True)
@@ -43,7 +35,7 @@ class Endpoint:
     @property
     def authority(self) -> str:
         """The host as it stands in a URL: an IPv6 address in brackets."""
-        return f"[{self.host}]" if ":" in self.host else self.host
+        return in_authority(self.host)
 
     def listed(self, allowed: tuple[str, ...]) -> bool:
         names = {self.host, self.authority, f"{self.authority}:{self.port}"}
@@ -68,7 +60,7 @@ def check_repo_url(url: str, allowed: tuple[str, ...]) -> str:
             return _check_file_url(parts, allowed)
         if parts.scheme not in _DEFAULT_PORTS:
             raise _scheme_refused(url, parts)
-        where = Endpoint(_normal_host(parts), _port_of(parts))
+        where = Endpoint(_host_of(parts), _port_of(parts))
     except ValueError:  # urlsplit's verdict on brackets, on ports and on characters that pose as separators
         raise _invalid("is not a URL of the form https://host/path") from None
     _check_endpoint(parts.scheme, where, allowed)
@@ -96,25 +88,6 @@ def resolve_pinned(where: Endpoint, allowed: tuple[str, ...]) -> list[str]:
     return addresses
 
 
-def is_public(address: Address) -> bool:
-    """Whether an address belongs to the public internet, also looking into IPv4 addresses wrapped in IPv6 ones."""
-    if isinstance(address, IPv6Address):
-        wrapped = _wrapped_ipv4(address)
-        if wrapped is not None:
-            return is_public(wrapped)
-        if address.is_site_local or address.scope_id is not None:
-            return False
-    return address.is_global and not address.is_multicast and not address.is_reserved and address not in _METADATA
-
-
-def _wrapped_ipv4(address: IPv6Address) -> IPv4Address | None:
-    if address.teredo is not None:
-        return address.teredo[1]
-    if address in _NAT64:
-        return IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour
-
-
 def _check_characters(url: str) -> None:
     if not url or len(url) > MAX_URL_CHARS:
         raise _invalid(f"must have 1 to {MAX_URL_CHARS} characters")
@@ -129,7 +102,7 @@ def _check_characters(url: str) -> None:
 def _check_endpoint(scheme: str, where: Endpoint, allowed: tuple[str, ...]) -> None:
     if where.listed(allowed):
         return
-    if _looks_private(where.host):
+    if looks_private(where.host):
         raise _private_host(where)
     if scheme == "http":
         raise RepoRefusedError(
@@ -139,41 +112,8 @@ def _check_endpoint(scheme: str, where: Endpoint, allowed: tuple[str, ...]) -> N
         )
 
 
-def _looks_private(host: str) -> bool:
-    literal = _address_literal(host)
-    if literal is not None:
-        return not is_public(literal)
-    # A name without a dot is one of the local network: `postgres`, `redis`, a container's name.
-    return "." not in host or any(host == suffix or host.endswith(f".{suffix}") for suffix in _PRIVATE_SUFFIXES)
-
-
-def _address_literal(host: str) -> Address | None:
-    try:
-        return ip_address(host)
-    except ValueError:
-        return None
-
-
-def _normal_host(parts: SplitResult) -> str:
-    """A host name in ASCII, or an address in its usual notation, however it was written. Raises ValueError."""
-    host = parts.hostname or ""
-    if parts.netloc.startswith("["):
-        if "%" in host:
-            raise AddressValueError("scoped address")
-        address = IPv6Address(host)
-        return str(address.ipv4_mapped or address)
-    name = host if host.isascii() else idna.encode(host, uts46=True, std3_rules=True).decode()
-    name = name.lower().removesuffix(".")
-    labels = name.split(".")
-    if _NUMERIC_LABEL.fullmatch(labels[-1]):
-        # Everything that C's resolvers take for an IPv4 address: 127.1, 0x7f.0.0.1, 0177.0.0.1, 2130706433.
-        try:
-            return str(IPv4Address(socket.inet_aton(name)))
-        except OSError:
-            raise AddressValueError("not an IPv4 address") from None
-    if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
-        raise ValueError("not a host name")
-    return name
+def _host_of(parts: SplitResult) -> str:
+    return normal_host(parts.hostname or "", bracketed=parts.netloc.startswith("["))
 
 
 def _port_of(parts: SplitResult) -> int:

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from infra.egress import parse_literals
+
 
 def _split(value: object) -> object:
     """`"a, b"` as `("a", "b")`: lists in environment variables are separated by commas."""
@@ -34,6 +36,11 @@ def _address(*schemes: str) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+def _literals(value: tuple[str, ...]) -> tuple[str, ...]:
+    parse_literals(value)
+    return value
 
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
@@ -96,7 +103,9 @@ class Settings(BaseSettings):
     max_budget_usd: Decimal = Field(Decimal(100), gt=0, description="Largest budget that a task may name.")
 
     allowed_repo_hosts: Names = Field((), description="Exceptions: `host` or `host:port` that are private, or `file`.")
-    egress_allow: Names = Field((), description="Hosts that sandboxes may reach through the link.")
+    egress_allow: Annotated[Names, AfterValidator(_literals)] = Field(
+        (), description="`host:port` literals, private ones too, that every project with egress may reach."
+    )
     git_timeout: float = Field(300.0, gt=0, description="One clone, fetch or push.")
     git_idle_timeout: float = Field(
         60.0, ge=1, description="Silence of a repository's host before a clone, fetch or push is given up."

@@ -138,7 +138,14 @@ class AttemptSandbox:
     def _hand(self, sandbox: LinkedSandbox, workspace: Workspace) -> None:
         workspaces, task = self._equipment.workspaces, self._task
         tree = workspaces.fill(workspace, task.id, sandbox.objects, self.scratch / "in")
-        job = workspaces.job(self._lease, task, workspace, tree)
+        egress = sandbox.open_egress(
+            self._equipment.services,
+            self._lease,
+            task.project_id,
+            suspended=self._equipment.suspended,
+            on_lost=self._link.lost,
+        )
+        job = workspaces.job(self._lease, task, workspace, tree, egress)
         self._link.assign(job, choose_route(task.model, self._settings, self._equipment.upstream))
         sandbox.serve(self._link)
 

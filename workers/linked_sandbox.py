@@ -27,7 +27,12 @@ import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from uuid import UUID
 
+from infra.egress import Egress
+from infra.services import Services
+from infra.tasks.transitions import Lease
+from workers.egress.server import EgressServer
 from workers.relay.link import Link
 from workers.relay.server import LinkServer
 from workers.sandbox import directory
@@ -49,6 +54,7 @@ class LinkedSandbox:
         self._hold = hold
         self._spec = SandboxSpec(sandbox_id, directory.path_of(self._run_dir, sandbox_id), bundle)
         self._server: LinkServer | None = None
+        self._egress: EgressServer | None = None
         self._sandbox: Sandbox | None = None
         self._settled = threading.Event()
         self._telling = threading.Lock()
@@ -74,9 +80,10 @@ class LinkedSandbox:
     def open(self) -> None:
         """Make its directory and listen on its link: from here on objects may be put in, and `serve` be called."""
         directory.make(self._run_dir, self.id)
-        # The egress server belongs here too: everything that listens on the link does so before the sandbox runs.
-        self._server = LinkServer(self._spec.directory / "link")
+        link = self._spec.directory / "link"
+        self._server, self._egress = LinkServer(link), EgressServer(link)
         self._server.start()
+        self._egress.start()
 
     def start(self) -> None:
         """Raises as `Driver.start` does; then `remove` removes what is left."""
@@ -97,6 +104,19 @@ class LinkedSandbox:
         assert self._server is not None  # it was opened  # noqa: S101
         self._server.serve(link)
 
+    def open_egress(
+        self,
+        services: Services,
+        lease: Lease,
+        project_id: UUID,
+        *,
+        suspended: Callable[[], bool],
+        on_lost: Callable[[], None],
+    ) -> Egress:
+        """Let it reach what the task's project allows, which is returned. Before this its proxy refuses everything."""
+        assert self._egress is not None  # it was opened  # noqa: S101
+        return self._egress.assign(services, lease, project_id, suspended=suspended, on_lost=on_lost)
+
     def give_up_hold(self) -> None:
         """A row names it now: whoever removes what is left looks there."""
         if self._hold is not None:
@@ -114,6 +134,8 @@ class LinkedSandbox:
 
     def kill(self) -> None:
         """Dead when this returns, and cut off from its link in any case. Raises EngineUnavailableError: is it?"""
+        if self._egress is not None:
+            self._egress.cut()
         try:
             if self._sandbox is not None:
                 self._sandbox.kill()
@@ -123,6 +145,8 @@ class LinkedSandbox:
 
     def remove(self) -> None:
         """Nothing of it is left when this returns. Raises EngineUnavailableError: the sweep removes it."""
+        if self._egress is not None:
+            self._egress.settle()
         removed = False
         try:
             if self._sandbox is not None:

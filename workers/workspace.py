@@ -11,6 +11,7 @@ from sqlalchemy import select
 
 from agent_runtime.protocol import VERSION, Job, Limits
 from infra.agents import AGENTS, AgentDefinition
+from infra.egress import Egress, in_words
 from infra.services import Services
 from infra.settings import Settings
 from infra.tables import Project
@@ -100,7 +101,7 @@ class Workspaces:
             rows = records.trees(connection, task_id)
         return [TreePack(tree=row.tree, parent=row.parent, data=bytes(row.pack)) for row in rows]
 
-    def job(self, lease: Lease, task: TaskRow, workspace: Workspace, tree: str | None) -> Job:
+    def job(self, lease: Lease, task: TaskRow, workspace: Workspace, tree: str | None, egress: Egress) -> Job:
         """What `GET /job` answers."""
         agent = AGENTS[task.agent]
         with self._services.database.read() as connection:
@@ -120,8 +121,9 @@ class Workspaces:
             "steps": steps,
             "calls": calls,
             "inbox": inbox,
-            "agent": agent.as_job(),
+            "agent": agent.as_job(in_words(egress)),
             "limits": _limits(agent, self._settings),
+            "egress": egress != "none",
             "cancel": False,
             "unread": len(inbox),
         }

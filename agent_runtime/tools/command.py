@@ -18,13 +18,26 @@ def command_timeout_s(limits: Limits, args: Args) -> float:
     return min(asked, limits["max_command_timeout_s"])
 
 
+def proxy_environment(proxy: str) -> dict[str, str]:
+    """How programs are told of a proxy: curl reads http_proxy in lower case only, others the upper case only.
+
+    ALL_PROXY is left out: whatever reads it reads these, and protocols other than HTTP end here anyway. What runs
+    inside is reached without the proxy.
+    """
+    if not proxy:
+        return {}
+    inside = "localhost,127.0.0.1,::1"
+    names = {"HTTP_PROXY": proxy, "HTTPS_PROXY": proxy, "NO_PROXY": inside}
+    return {**names, **{name.lower(): value for name, value in names.items()}}
+
+
 def run_command(context: Context, args: Args) -> Output:
     shell = next(path for path in SHELLS if os.access(path, os.X_OK))
     os.makedirs(context.paths.repo, exist_ok=True)
     finished = run_bounded(
         [shell, "-c", args["command"]],
         context.paths.repo,
-        context.paths.environment(),
+        {**context.paths.environment(), **proxy_environment(context.proxy)},
         min(command_timeout_s(context.limits, args), context.time_left_s),
         context.limits["output_bytes"],
     )

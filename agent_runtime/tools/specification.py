@@ -24,11 +24,15 @@ class ToolError(Exception):
 
 
 class Context(NamedTuple):
-    """What a tool's function works with. `time_left_s` is what the whole task has left."""
+    """What a tool's function works with. `time_left_s` is what the whole task has left.
+
+    `proxy` is the address by which commands reach what the task may reach; empty when that is nothing.
+    """
 
     paths: Paths
     limits: Limits
     time_left_s: float
+    proxy: str = ""
 
 
 class Tool(NamedTuple):

@@ -21,6 +21,7 @@ _COMMANDS = {
     "show": "tasks",
     "diff": "tasks",
     "cancel": "tasks",
+    "egress": "egress",
     "token": "token",
     "doctor": "doctor",
     "api": "services",

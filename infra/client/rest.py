@@ -27,6 +27,7 @@ Json = dict[str, Any]
 
 TIMEOUT_S = 30.0
 PATIENCE_S = 10.0
+MAX_EGRESS_RECORDS = 100_000
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -88,7 +89,7 @@ class Client:
         self._http.close()
 
     def create_project(self, **project: object) -> Json:
-        """`repo_url`, and what the repo needs: `git_username`, `git_token`."""
+        """`repo_url`, and what the repo needs: `git_username`, `git_token`, `egress`."""
         return self._json("POST", "/v1/projects", json={k: v for k, v in project.items() if v is not None})
 
     def submit(self, **task: object) -> Json:
@@ -112,6 +113,10 @@ class Client:
     def diff(self, task_id: str) -> str:
         """What the task changed so far, as a unified diff."""
         return self._send("GET", f"/v1/tasks/{task_id}/diff", headers={"Accept": "text/x-diff"}).text
+
+    def egress(self, task_id: str) -> list[Json]:
+        """What its sandboxes connected to, refusals included, oldest first."""
+        return self._list(f"/v1/tasks/{task_id}/egress", limit=MAX_EGRESS_RECORDS)
 
     def recording(self, task_id: str) -> Json:
         """The model's responses of a task, to be played again as `replay:<name>`."""

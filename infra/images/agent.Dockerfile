@@ -1,4 +1,4 @@
-# What a sandbox runs in: git, ripgrep and Python, nothing of ours (the runtime is mounted, read-only).
+# What a sandbox runs in: git, ripgrep and Python with pip, nothing of ours (the runtime is mounted, read-only).
 # Built by `./farhand image`, which passes both arguments and verifies the result; see build.py.
 ARG BASE
 FROM ${BASE}

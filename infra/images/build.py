@@ -16,7 +16,7 @@ from infra.images.debian_base import debian_base
 AGENT_IMAGE = "farhand-agent:1"
 REGISTRY_BASE = "debian:bookworm-slim"
 DEBOOTSTRAP = "debootstrap"
-PACKAGES = ("ca-certificates", "git", "python3", "ripgrep")
+PACKAGES = ("ca-certificates", "git", "python3", "python3-pip", "python3-venv", "ripgrep")
 
 _DOCKERFILE = Path(__file__).with_name("agent.Dockerfile")
 _PULL_HINT = "Where no image registry answers, `./farhand image --from debootstrap` makes the base (as root, Debian)."
@@ -26,6 +26,8 @@ _AS_SANDBOX = ("--rm", "--read-only", "--network=none", "--user=54321:54321", "-
 _CHECKS = """
 set -eu
 python3 -I -S -c 'import sys; assert sys.version_info >= (3, 11), sys.version; print("Python", sys.version.split()[0])'
+python3 -m pip --version >/dev/null
+python3 -c 'import ensurepip, venv'
 git --version
 found=$(rg --version)
 echo "$found" | head -n 1
@@ -99,7 +101,7 @@ def _build_from(source: str, *, fresh: bool) -> str:
 
 def _verify(image: str) -> str:
     command = ("docker", "run", *_AS_SANDBOX, image, "-c", _CHECKS)
-    hint = "The base lacks what a sandbox needs: Python 3.11 or later, git and ripgrep. Choose another `--from`."
+    hint = "The base lacks what a sandbox needs: Python 3.11 with pip and venv, git, ripgrep. Choose another `--from`."
     return run(*command, deadline_s=60, hint=hint, code="image_unusable")
 
 

@@ -4,6 +4,7 @@ from infra.tables.accounts import ApiToken, IdempotencyKey, Invite, Project, Ref
 from infra.tables.base import Base
 from infra.tables.work import (
     Attempt,
+    EgressConnection,
     Event,
     Message,
     ModelCall,
@@ -19,6 +20,7 @@ __all__ = [
     "ApiToken",
     "Attempt",
     "Base",
+    "EgressConnection",
     "Event",
     "IdempotencyKey",
     "Invite",

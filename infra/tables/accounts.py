@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ForeignKey, Index, UniqueConstraint, func, text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from infra.tables.base import Base, CreatedAt, Id, Json, Moment
@@ -79,6 +81,8 @@ class Project(Base):
     name: Mapped[str]
     git_username: Mapped[str | None]
     git_token_encrypted: Mapped[bytes | None]
+    egress: Mapped[Any] = mapped_column(JSONB, server_default=text("'\"none\"'"))
+    """What its sandboxes may reach: a word, or a list of hosts; see `infra.egress`."""
     created_at: Mapped[CreatedAt]
 
     __table_args__ = (

@@ -242,3 +242,37 @@ class ModelCall(Base):
         UniqueConstraint("task_id", "step", "try"),
         Index("ix_model_calls_open", "task_id", postgresql_where=sql("state = 'reserved'")),
     )
+
+
+class EgressConnection(Base):
+    """One connection that a sandbox made, or was refused, through its link: what its owner can look up later.
+
+    It is written before anything goes out, and again when the connection ends; an open one of an attempt that is over
+    died with its worker. `reason`: how it ended (`done`, `idle`, `sni_differs` …), null while it is open.
+    """
+
+    __tablename__ = "egress_connections"
+
+    id: Mapped[Id]
+    task_id: Mapped[UUID] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"))
+    attempt: Mapped[int]
+    host: Mapped[str]
+    """As asked for, in normal form; empty where the request was none."""
+    port: Mapped[int]
+    address: Mapped[str | None]
+    """The checked address that was connected to."""
+    method: Mapped[str]
+    """CONNECT, HTTP, or empty where the request was none."""
+    decision: Mapped[str]
+    reason: Mapped[str | None]
+    bytes_up: Mapped[Big]
+    bytes_down: Mapped[Big]
+    connections: Mapped[int]
+    """How many this record stands for: 1, or all that were refused after there were too many to record."""
+    started_at: Mapped[Moment]
+    ended_at: Mapped[Moment | None]
+
+    __table_args__ = (
+        CheckConstraint("decision in ('allowed','refused')", name="decision"),
+        Index("ix_egress_connections_task_id_id", "task_id", "id"),
+    )

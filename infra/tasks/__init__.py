@@ -6,6 +6,7 @@ transitions   every change of `tasks.status`, one guarded statement each: by the
 ownership     workers, heartbeats and the sweep
 records       what an attempt recorded: steps, tool calls, trees; and the job that the next attempt gets
 step_writes   what a step writes, in one statement each
+egress        the audit records of what sandboxes connected to
 budget        money held before a model call and settled after it
 views         what clients read
 """

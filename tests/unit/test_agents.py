@@ -15,9 +15,9 @@ def test_every_agent_names_tools_that_the_runtime_has() -> None:
 
 def test_a_second_agent_is_data() -> None:
     reviewer = AgentDefinition(name="reviewer", instructions="Read.", tools=("read_file",), model="claude-haiku")
-    assert reviewer.as_job() == {
+    assert reviewer.as_job("No network.") == {
         "name": "reviewer",
-        "instructions": "Read.",
+        "instructions": "Read.\n\nNo network.",
         "tools": ["read_file"],
         "max_tokens": reviewer.max_tokens,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -9,10 +10,12 @@ from uuid import UUID
 import pytest
 from sqlalchemy import insert
 
+from infra.errors import AuthorityLostError
 from infra.ids import new_id
 from infra.services import Services
 from infra.tables import ModelCall, Patch
 from infra.tasks import records, transitions
+from infra.tasks.egress import EgressRecord, record_egress
 from infra.tasks.records import NewStep
 from infra.tasks.transitions import Lease
 from tests.integration.api.conftest import Person
@@ -190,3 +193,45 @@ def test_a_page_of_large_events_ends_before_its_limit(ada: Person, services: Ser
 
     seqs = [[event["seq"] for event in page["items"]] for page in found]
     assert seqs == [[1, 2, 3, 4, 5], [6, 7, 8], [9, 10, 11], [12]]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 100])
+def test_egress_comes_in_order_whatever_the_page(ada: Person, services: Services, limit: int) -> None:
+    lease = ada.claimed(task := ada.task())
+    first = EgressRecord(host="a.example", port=443, method="CONNECT", decision="allowed", address="93.184.216.34")
+    ended = replace(first, reason="done", bytes_up=10, bytes_down=2**40, ended_at=first.started_at)
+    more = EgressRecord(
+        host="",
+        port=0,
+        method="",
+        decision="refused",
+        reason="more_not_recorded",
+        connections=7,
+        ended_at=first.started_at,
+    )
+    with services.tasks.transaction() as tx:
+        record_egress(tx, lease, [first, more])
+    with services.tasks.transaction() as tx:
+        record_egress(tx, lease, [ended])
+    items = pages(ada, f"/v1/tasks/{task['id']}/egress", limit, "cursor")
+    assert [item["id"] for item in items] == [str(first.id), str(more.id)]
+    assert (items[0]["host"], items[0]["port"], items[0]["method"]) == ("a.example", 443, "CONNECT")
+    assert (items[0]["reason"], items[0]["bytes_up"], items[0]["bytes_down"]) == ("done", 10, 2**40)
+    assert items[0]["started_at"] == items[0]["ended_at"]
+    assert (items[1]["decision"], items[1]["connections"]) == ("refused", 7)
+
+
+def test_egress_is_recorded_under_the_lease_only(ada: Person, services: Services) -> None:
+    lease = ada.claimed(task := ada.task())
+    record = EgressRecord(host="a.example", port=443, method="CONNECT", decision="allowed")
+    with pytest.raises(AuthorityLostError), services.tasks.transaction() as tx:
+        record_egress(tx, replace(lease, token=new_id()), [record])
+    assert ada.get(f"/v1/tasks/{task['id']}/egress")["items"] == []
+    # A record of another task is not changed by its id.
+    with services.tasks.transaction() as tx:
+        record_egress(tx, lease, [record])
+    other = ada.claimed(ada.task())
+    with services.tasks.transaction() as tx:
+        record_egress(tx, other, [replace(record, reason="forged")])
+    (item,) = ada.get(f"/v1/tasks/{task['id']}/egress")["items"]
+    assert item["reason"] is None

@@ -88,3 +88,37 @@ def test_credentials_in_a_url_are_refused_and_not_repeated(ada: Person, url: str
         assert (response.status_code, response.json["code"]) == (422, "repo_url_has_credentials")
         assert "pass" not in response.text.replace("password", "")
         assert "token@" not in response.text
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [
+        ("none", "none"),
+        ("registries", "registries"),
+        ("open", "open"),
+        ([], "none"),
+        (["Example.COM.", "*.example.org:8443", "example.com"], ["example.com", "*.example.org:8443"]),
+        (None, "none"),
+    ],
+)
+def test_egress_is_said_in_a_word_or_a_list_of_hosts(ada: Person, asked: Any, kept: Any) -> None:
+    project = ada.post("/v1/projects", {"repo_url": REPO, "egress": asked}, 201)
+    path = f"/v1/projects/{project['id']}"
+    assert project["egress"] == ada.get(path)["egress"] == kept
+    assert ada("PATCH", path, {"name": "n"}).json["egress"] == kept
+    assert ada("PATCH", path, {"egress": "open"}).json["egress"] == "open"
+    assert ada("PATCH", path, {"egress": asked}).json["egress"] == kept
+    assert ada.post("/v1/projects", {"repo_url": REPO + "2"}, 201)["egress"] == "none"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "everything", "", 1, True, {}, ["https://example.com"], ["*.com"], [""], ["10.0.0.1"], ["localhost:8080"], [1],
+        ["a.example"] * 101, ["x" * 301], ["*"], ["user@example.com"], ["169.254.169.254:80"], "example.com",
+    ],
+)  # fmt: skip
+def test_egress_that_cannot_be_is_refused_with_a_reason(ada: Person, asked: Any) -> None:
+    problem = ada.post("/v1/projects", {"repo_url": REPO, "egress": asked}, 422)
+    assert "egress" in problem["detail"] + str(problem.get("errors"))
+    assert problem["hint"]
