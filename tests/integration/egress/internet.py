@@ -14,11 +14,10 @@ from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
-from uuid import UUID
 
 import gevent
 from gevent import socket as gevent_socket
-from sqlalchemy import select, update
+from sqlalchemy import update
 
 from agent_runtime.protocol import EGRESS_SOCKET
 from infra.db import patiently
@@ -229,8 +228,3 @@ def ended(client: socket.socket) -> bool:
     except (ConnectionError, ssl.SSLError):
         pass
     return True
-
-
-def project_egress(services: Services, project_id: UUID) -> Any:
-    with services.database.read() as connection:
-        return connection.execute(select(Project.egress).where(Project.id == project_id)).scalar_one()
