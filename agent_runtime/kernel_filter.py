@@ -15,7 +15,7 @@ import os
 import struct
 import sys
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Tuple
 
 FAMILIES = (0, 1, 2, 10, 16, 17)  # unspecified, unix, inet, inet6, netlink, packet (which takes a capability)
 IO_URING = (425, 426, 427)  # on every processor
@@ -41,7 +41,7 @@ ABIS = {
     "aarch64": (Abi(0xC00000B7, 198, IO_URING), Abi(0x40000028, 281, IO_URING)),
 }
 
-Instruction = tuple[int, int, int, int]
+Instruction = Tuple[int, int, int, int]
 """Operation, how many to skip if it is true, how many if not, and its operand."""
 
 

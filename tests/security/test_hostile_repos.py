@@ -253,8 +253,8 @@ def symlink_as_git_directory() -> tuple[Raw, ...]:
 
 
 def a_huge_file() -> tuple[Raw, ...]:
-    """Twice what a sandbox holds, out of some hundred kilobytes. Not zeros: of those git makes holes."""
-    letters = blob(b"x" * (2 * LIMIT))
+    """More than a sandbox holds, out of some hundred kilobytes. Not zeros: of those git makes holes."""
+    letters = blob(b"x" * (LIMIT + 2**24))
     return letters, tree(("100644", "letters", letters.id))
 
 

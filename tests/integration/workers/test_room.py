@@ -11,7 +11,9 @@ from infra.services import Services
 from infra.tables import Task
 from infra.tasks.states import Status
 from tests.world import World
+from workers.host import WorkerHost
 from workers.room import Room
+from workers.sandbox.local import LocalDriver
 
 MORE_THAN_THERE_IS = 2**62
 
@@ -39,6 +41,16 @@ def test_a_host_without_room_says_so_once_and_passes_the_wake_up_on(
     assert (row.status, row.enqueued_at) == (Status.PENDING, None)
     assert world.events(task) == ["task_created", "error"]
     assert caplog.text.count("FARHAND_MIN_FREE_BYTES") == 1
+
+
+def test_a_worker_asks_before_it_claims(world: World) -> None:
+    services = a_room(world.services, MORE_THAN_THERE_IS)._services
+    host = WorkerHost(services, LocalDriver(services.settings), name="w1")
+    host._alive_until = float("inf")  # as after a heartbeat
+    task = world.task()
+    host.run(task)
+    assert world.row(task).status == Status.PENDING
+    assert world.events(task) == ["task_created", "error"]
 
 
 def test_a_task_that_is_not_waiting_any_more_is_left_alone(world: World) -> None:
