@@ -207,7 +207,8 @@ class Supervisor:
 
 def _import_everything() -> None:
     """Before the forks, into pages that all three processes share: what they hold bounds how many fit a host."""
-    sys.modules["ssl"] = None  # type: ignore[assignment]  # http.client would spend 5 ms on it, for nothing
+    for name in ("ssl", "bz2", "lzma"):  # http.client and shutil would take them, for nothing that is done here
+        sys.modules[name] = None  # type: ignore[assignment]
     from agent_runtime import helper, helper_client, link, loop  # noqa: F401
 
     # A collection writes into every object that it looks at, and by that copies its page.
