@@ -14,6 +14,7 @@ from api.pages import PageQuery, decode_id, encode, page
 from api.routes import Call, Json, Reply, Routes
 from infra import projects
 from infra.crypto import KeyRing
+from infra.projects import PullRequestMode
 from infra.repo_url import check_repo_url
 from infra.tasks.log import rfc3339
 
@@ -26,6 +27,10 @@ class ChangeProject(Request):
     name: Name | None = None
     git_username: Line | None = Field(None, description="Default: x-access-token.")
     git_token: Secret | None = Field(None, description="Sent as HTTP password. Write-only.")
+    pull_request: PullRequestMode | None = Field(
+        None,
+        description="When a task gets a pull request: `never`, `on_request` (default) or `always`, as it completes.",
+    )
 
 
 class NewProject(ChangeProject):
@@ -83,9 +88,10 @@ def delete_project(call: Call, project_id: UUID) -> Reply:
 
 def _values(body: ChangeProject, keys: KeyRing) -> dict[str, Any]:
     """The columns that a request names."""
-    given = body.model_dump(include=body.model_fields_set & {"name", "git_username"})
-    if given.get("name", "") is None:
-        del given["name"]
+    given = body.model_dump(include=body.model_fields_set & {"name", "git_username", "pull_request"})
+    for never_null in ("name", "pull_request"):
+        if given.get(never_null, "") is None:
+            del given[never_null]
     if "git_token" in body.model_fields_set:
         given["git_token_encrypted"] = None if body.git_token is None else keys.encrypt(body.git_token)
     return given
@@ -98,5 +104,6 @@ def _project_json(row: projects.ProjectRow) -> Json:
         "name": row.name,
         "git_username": row.git_username,
         "has_git_token": row.git_token_encrypted is not None,
+        "pull_request": row.pull_request,
         "created_at": rfc3339(row.created_at),
     }

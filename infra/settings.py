@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from infra.github import check_github_hosts
+
 
 def _split(value: object) -> object:
     """`"a, b"` as `("a", "b")`: lists in environment variables are separated by commas."""
@@ -35,6 +37,7 @@ def _address(*schemes: str) -> AfterValidator:
 
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+GitHubHosts = Annotated[Names, AfterValidator(check_github_hosts)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
 
 
@@ -88,6 +91,10 @@ class Settings(BaseSettings):
     max_budget_usd: Decimal = Field(Decimal(100), gt=0, description="Largest budget that a task may name.")
 
     allowed_repo_hosts: Names = Field((), description="Exceptions: `host` or `host:port` that are private, or `file`.")
+    github_hosts: GitHubHosts = Field(
+        (),
+        description="GitHub Enterprise hosts, as `host` or `host=address of its REST API`; github.com needs no entry.",
+    )
     egress_allow: Names = Field((), description="Hosts that sandboxes may reach through the link.")
     git_timeout: float = Field(300.0, gt=0, description="One clone, fetch or push.")
     max_repo_bytes: int = Field(2 * 2**30, gt=0, description="Largest mirror of a repository.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from sqlalchemy import ForeignKey, Index, UniqueConstraint, func, text
+from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from infra.tables.base import Base, CreatedAt, Id, Json, Moment
@@ -79,9 +79,12 @@ class Project(Base):
     name: Mapped[str]
     git_username: Mapped[str | None]
     git_token_encrypted: Mapped[bytes | None]
+    pull_request: Mapped[str] = mapped_column(server_default=text("'on_request'"))
+    """When a task gets a pull request: never, on_request or always."""
     created_at: Mapped[CreatedAt]
 
     __table_args__ = (
+        CheckConstraint("pull_request in ('never','on_request','always')", name="pull_request"),
         UniqueConstraint("user_id", "repo_url"),
         Index("ix_projects_user_id_id", "user_id", "id"),
     )
