@@ -22,7 +22,7 @@ from workers.pull_requests.base import HostBusyError, HostRefusedError
 REQUEST_S = 30.0
 """One request, whatever its host does; `infra.tasks.pull_requests.HOLD_S` is longer."""
 MAX_ANSWER_BYTES = 8 * 2**20
-_TIMEOUT = httpx.Timeout(10.0, connect=5.0)
+TIMEOUT = httpx.Timeout(10.0, connect=5.0)
 _MAX_ADDRESSES = 3
 
 
@@ -39,12 +39,19 @@ class PinnedHttp:
     """Requests below one base address. `allowed` is `settings.allowed_repo_hosts`; `renew` is called before each."""
 
     def __init__(
-        self, base: str, headers: Mapping[str, str], *, allowed: tuple[str, ...], renew: Callable[[], None]
+        self,
+        base: str,
+        headers: Mapping[str, str],
+        *,
+        allowed: tuple[str, ...],
+        renew: Callable[[], None],
+        timeout: httpx.Timeout = TIMEOUT,
     ) -> None:
         self._base = base
         self._headers = dict(headers)
         self._allowed = allowed
         self._renew = renew
+        self._timeout = timeout
 
     def send(self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Any = None) -> Answer:
         """One request; `body` is sent as JSON. Any status is an answer.
@@ -58,14 +65,14 @@ class PinnedHttp:
         self._renew()
         deadline = time.monotonic() + REQUEST_S
         failure: httpx.HTTPError = httpx.ConnectError("its name has no address")
-        with httpx.Client(verify=_certificates(), trust_env=False, timeout=_TIMEOUT) as client:
+        with httpx.Client(verify=_certificates(), trust_env=False, timeout=self._timeout) as client:
             for address in addresses[:_MAX_ADDRESSES]:
                 request = client.build_request(
                     method,
                     url.copy_with(host=address, params=query),
                     headers={**self._headers, "Host": url.netloc.decode()},
                     json=body,
-                    extensions={"sni_hostname": where.host, "timeout": _TIMEOUT.as_dict()},
+                    extensions={"sni_hostname": where.host, "timeout": self._timeout.as_dict()},
                 )
                 try:
                     return _whole(client, request, deadline)
