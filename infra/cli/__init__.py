@@ -21,6 +21,7 @@ _COMMANDS = {
     "show": "tasks",
     "diff": "tasks",
     "cancel": "tasks",
+    "pr": "pull_request",
     "token": "token",
     "doctor": "doctor",
     "api": "services",

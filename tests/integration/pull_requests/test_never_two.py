@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -126,6 +127,7 @@ class Requests(RuleBasedStateMachine):
         assert self.scene.row(self.task_id).pull_request_requested_at is None
 
 
+@pytest.mark.slow
 def test_never_two(scene: Scene) -> None:
     Requests.scene = scene
     run_state_machine_as_test(
