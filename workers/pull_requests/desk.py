@@ -28,7 +28,7 @@ from workers.pull_requests.github_failures import LIMIT_REST_S, MAX_WAIT_S
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 1.0
+LOOK_S = 2.0
 FIRST_REST_S = 5.0
 """Doubled with each try."""
 

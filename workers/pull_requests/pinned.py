@@ -46,12 +46,14 @@ class PinnedHttp:
         allowed: tuple[str, ...],
         renew: Callable[[], None],
         timeout: httpx.Timeout = TIMEOUT,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._base = base
         self._headers = dict(headers)
         self._allowed = allowed
         self._renew = renew
         self._timeout = timeout
+        self._tls = tls or _certificates()
 
     def send(self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Any = None) -> Answer:
         """One request; `body` is sent as JSON. Any status is an answer.
@@ -65,7 +67,7 @@ class PinnedHttp:
         self._renew()
         deadline = time.monotonic() + REQUEST_S
         failure: httpx.HTTPError = httpx.ConnectError("its name has no address")
-        with httpx.Client(verify=_certificates(), trust_env=False, timeout=self._timeout) as client:
+        with httpx.Client(verify=self._tls, trust_env=False, timeout=self._timeout) as client:
             for address in addresses[:_MAX_ADDRESSES]:
                 request = client.build_request(
                     method,
