@@ -131,6 +131,7 @@ def test_what_people_ended_is_not_opened_again(scene: Scene, ended: str) -> None
     scene.desk.serve(hold)
     scene.completed(lease)
     assert len(scene.github.pulls(REPO)) == 1
+    assert scene.github.sent("PATCH") == [], "it is theirs now"
     (error,) = scene.events(task_id, "error")
     assert error["code"] == f"pull_request_{ended}"
     assert len(scene.events(task_id, "pull_request")) == 1
