@@ -21,7 +21,7 @@ from infra.models import check_model
 from infra.repo_url import check_repo_url
 from infra.services import Services
 from infra.settings import Settings
-from infra.tasks import transitions
+from infra.tasks import pull_requests, transitions
 from infra.tasks.log import TaskRow, Transaction
 from infra.tasks.states import Status
 from infra.tasks.views import task_json
@@ -141,6 +141,23 @@ def retry_task(services: Services, user_id: UUID, task_id: UUID, request: Retry,
 
     asked = {"task_id": str(task_id), **request.model_dump(mode="json")}
     return _perform(services, user_id=user_id, operation="retry_task", asked=asked, key=key, act=act)
+
+
+def request_pull_request(services: Services, user_id: UUID, task_id: UUID, *, key: str | None = None) -> Done:
+    """Want the pull request of a task; a worker sees to it. Raises ConflictError where there can be none."""
+
+    def act(tx: Transaction) -> TaskRow:
+        hosts = services.settings.github_hosts
+        return pull_requests.request(tx, task_id, user_id=user_id, github_hosts=hosts)
+
+    return _perform(
+        services,
+        user_id=user_id,
+        operation="request_pull_request",
+        asked={"task_id": str(task_id)},
+        key=key,
+        act=act,
+    )
 
 
 def _perform(

@@ -6,6 +6,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from infra.projects import PullRequestMode
 from infra.tasks.states import Status
 
 T = TypeVar("T")
@@ -82,6 +83,7 @@ class Project(Answer):
     git_username: str | None
     has_git_token: bool
     egress: Literal["none", "registries", "open"] | list[str]
+    pull_request: PullRequestMode
     created_at: str
 
 
@@ -91,7 +93,14 @@ class Failure(Answer):
     hint: str
 
 
+class PullRequest(Answer):
+    url: str
+    number: int
+
+
 class Task(Answer):
+    """`pull_request_requested_at` is set while its pull request waits to be opened or brought up to date."""
+
     id: str
     project_id: str
     repo_url: str
@@ -106,6 +115,8 @@ class Task(Answer):
     budget_usd: float
     spent_usd: float
     final_message: str | None
+    pull_request: PullRequest | None
+    pull_request_requested_at: str | None
     error: Failure | None
     created_at: str
     started_at: str | None

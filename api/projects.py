@@ -15,6 +15,7 @@ from api.routes import Call, Json, Reply, Routes
 from infra import projects
 from infra.egress import Word, check_egress
 from infra.errors import InvalidInputError
+from infra.projects import PullRequestMode
 from infra.repo_url import check_repo_url
 from infra.services import Services
 from infra.tasks.log import rfc3339
@@ -32,6 +33,10 @@ class ChangeProject(Request):
         None,
         description="What its sandboxes may reach: `none` (the default), `registries` (the usual package hosts), "
         "`open` (any public host), or a list of `host`, `host:port` and `*.suffix`. Counts from a task's next attempt.",
+    )
+    pull_request: PullRequestMode | None = Field(
+        None,
+        description="When a task gets a pull request: `never`, `on_request` (default) or `always`, as it completes.",
     )
 
 
@@ -90,9 +95,10 @@ def delete_project(call: Call, project_id: UUID) -> Reply:
 
 def _values(body: ChangeProject, services: Services) -> dict[str, Any]:
     """The columns that a request names. Raises InvalidInputError (`egress_invalid`)."""
-    given = body.model_dump(include=body.model_fields_set & {"name", "git_username"})
-    if given.get("name", "") is None:
-        del given["name"]
+    given = body.model_dump(include=body.model_fields_set & {"name", "git_username", "pull_request"})
+    for never_null in ("name", "pull_request"):
+        if given.get(never_null, "") is None:
+            del given[never_null]
     if "git_token" in body.model_fields_set:
         given["git_token_encrypted"] = None if body.git_token is None else services.keys.encrypt(body.git_token)
     if "egress" in body.model_fields_set:
@@ -119,5 +125,6 @@ def _project_json(row: projects.ProjectRow) -> Json:
         "git_username": row.git_username,
         "has_git_token": row.git_token_encrypted is not None,
         "egress": row.egress,
+        "pull_request": row.pull_request,
         "created_at": rfc3339(row.created_at),
     }

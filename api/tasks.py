@@ -90,6 +90,15 @@ def retry_task(call: Call, task_id: UUID, body: Retry) -> Reply:
     return _done(actions.retry_task(call.services, call.user_id, task_id, body, key=call.key))
 
 
+@routes.post("/v1/tasks/<uuid:task_id>/pull-request", answer=answers.Task, status=202, idempotent=True)
+def request_pull_request(call: Call, task_id: UUID, body: NoFields) -> Reply:  # noqa: ARG001  (says: no field)
+    """Open a pull request of the task's branch, or bring it up to date.
+
+    A worker does so within seconds, and says how that ended in an event: `pull_request`, or `error`. A task has one.
+    """
+    return _done(actions.request_pull_request(call.services, call.user_id, task_id, key=call.key))
+
+
 def own_task(call: Call, task_id: UUID) -> TaskRow:
     """The caller's task. Raises NotFoundError, also for somebody else's."""
     with call.services.database.read() as connection:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
@@ -15,6 +15,8 @@ from infra.tables import Project, Task
 from infra.tasks.states import OPEN
 
 ProjectRow = Row[Any]
+PullRequestMode = Literal["never", "on_request", "always"]
+"""When a task gets a pull request. `on_request`: when its user asks; from then on it is kept up to date."""
 
 
 def default_name(repo_url: str) -> str:

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, Secre
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from infra.egress import parse_literals
+from infra.github import check_github_hosts
 
 
 def _split(value: object) -> object:
@@ -44,6 +45,7 @@ def _literals(value: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+GitHubHosts = Annotated[Names, AfterValidator(check_github_hosts)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)]
 
 
@@ -103,6 +105,10 @@ class Settings(BaseSettings):
     max_budget_usd: Decimal = Field(Decimal(100), gt=0, description="Largest budget that a task may name.")
 
     allowed_repo_hosts: Names = Field((), description="Exceptions: `host` or `host:port` that are private, or `file`.")
+    github_hosts: GitHubHosts = Field(
+        (),
+        description="GitHub Enterprise hosts, as `host` or `host=address of its REST API`; github.com needs no entry.",
+    )
     egress_allow: Annotated[Names, AfterValidator(_literals)] = Field(
         (), description="`host:port` literals, private ones too, that every project with egress may reach."
     )

@@ -32,6 +32,7 @@ from workers.endings import Cancelled, Ending, HandOver, Lost
 from workers.open_files import allow_open_files
 from workers.pool import Pool
 from workers.process_lock import ProcessLock
+from workers.pull_requests.desk import Desk
 from workers.relay.calls import open_upstream
 from workers.room import Room
 from workers.sandbox.base import Driver
@@ -44,6 +45,8 @@ HEARTBEAT_S = 3.0
 BEATS_A_TTL = 3
 """At least so many heartbeats are tried before others take us for dead, however short the ttl is."""
 CANCEL_POLL_S = 1.0
+DESKS = 2
+"""Pull requests that one worker sees to at a time, besides those at the end of its attempts."""
 HAND_OVER_S = 6.0
 """After TERM the attempts have this long to end in good order; then their tasks are given away as they are."""
 DRAIN_S = 8.0
@@ -72,6 +75,7 @@ class WorkerHost:
         self.worker_id: UUID | None = None
         self._sweeper = Sweeper(services, driver, may_act=self._has_been_alive)
         self._room = Room(services, worker=name)
+        self._desks = (self._see_to_pull_requests,) * DESKS
 
     # ---- coming and going --------------------------------------------------------------------------------------
 
@@ -94,7 +98,7 @@ class WorkerHost:
         self._register()
         if self._lock.predecessor is not None:
             self._sweeper.bury(self._lock.predecessor)
-        for loop in (self._beat, self._listen_for_cancels, self._sweeper.run, self._drain):
+        for loop in (self._beat, self._listen_for_cancels, self._sweeper.run, self._drain, *self._desks):
             threading.Thread(target=loop, name=loop.__qualname__, daemon=True).start()
         self._pool.start()
 
@@ -200,6 +204,9 @@ class WorkerHost:
             return
         for task_id, attempt in waiting:
             self._services.wake_ups.send(task_id, attempt + 1)
+
+    def _see_to_pull_requests(self) -> None:
+        Desk(self._services).run(self._draining)
 
     # ---- authority ---------------------------------------------------------------------------------------------
 

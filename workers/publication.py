@@ -6,6 +6,7 @@ What happens when the worker dies at each point:
     before or during the push       the intent says what was meant; the next attempt finds either the old head or
                                     that sha on the remote, and builds on what it finds
     after the push, before record   the same: the remote has the sha already, which is success
+    after the record                it says as well whether a pull request is wanted; any worker goes on with that
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from pathlib import Path
 from uuid import UUID
 
 from infra.services import Services
-from infra.tasks import records
+from infra.tasks import pull_requests, records
 from infra.tasks.log import TaskRow
 from infra.tasks.transitions import Lease
 from infra.tasks.views import branch_name
 from workers.git.publish import publish, remote_head
 from workers.git.repo import TaskRepo
+from workers.pull_requests.defused import defused, one_line
+from workers.pull_requests.desk import Desk
 from workers.workspace import Workspace, Workspaces
 
 log = logging.getLogger(__name__)
@@ -91,6 +94,9 @@ class Publisher:
         }
         with self._services.tasks.transaction() as tx:
             records.record_push(tx, self._lease, sha=sha, event=("branch_pushed", pushed))
+            hold = pull_requests.take_after_push(tx, self._lease)
+        if hold is not None:
+            Desk(self._services).serve(hold)
 
     def _remote_head(self, workspace: Workspace) -> str | None:
         """What the branch points to as far as we know. An attempt that died may have pushed and not said so."""
@@ -116,6 +122,5 @@ class Publisher:
 
 def _message(task_id: UUID, prompt: str) -> str:
     """A subject out of the prompt's first line, and the task's id."""
-    first = next((line.strip() for line in prompt.splitlines() if line.strip()), "Farhand task")
-    subject = first if len(first) <= _SUBJECT_CHARS else first[: _SUBJECT_CHARS - 1].rstrip() + "…"
+    subject = defused(one_line(prompt, _SUBJECT_CHARS)) or "Farhand task"
     return f"{subject}\n\nFarhand-Task: {task_id}\n"

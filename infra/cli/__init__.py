@@ -22,6 +22,7 @@ _COMMANDS = {
     "diff": "tasks",
     "cancel": "tasks",
     "egress": "egress",
+    "pr": "pull_request",
     "token": "token",
     "doctor": "doctor",
     "api": "services",

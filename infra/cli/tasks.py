@@ -101,6 +101,8 @@ def show(client: Client, task_id: UUID, *, as_json: bool) -> None:
     table.add_column(overflow="fold")
     for name in ("id", "status", "repo_url", "prompt", "model", "base_branch", "branch", "head_sha", "attempt"):
         table.add_row(name, _status(task) if name == "status" else Text(printable(task[name] or "-")))
+    if task["pull_request"]:
+        table.add_row("pull_request", Text(printable(task["pull_request"]["url"])))
     table.add_row("cost", f"${task['spent_usd']:.4f} of ${task['budget_usd']:.2f}")
     for name in ("created_at", "started_at", "completed_at"):
         table.add_row(name, task[name] or "-")

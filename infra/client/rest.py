@@ -131,6 +131,11 @@ class Client:
     def retry(self, task_id: str) -> Json:
         return self._json("POST", f"/v1/tasks/{task_id}/retry", json={})
 
+    def request_pull_request(self, task_id: str) -> Json:
+        return self._json(
+            "POST", f"/v1/tasks/{task_id}/pull-request", json={}, headers={"Idempotency-Key": str(uuid4())}
+        )
+
     def stream(self, task_id: str, *, after: int = 0, tick_s: float | None = None) -> Iterator[Frame]:
         """The task as it happens, from event `after` + 1 until it has ended. See `infra.client.stream.frames`."""
         url = f"ws{self.server.removeprefix('http')}/v1/stream"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ForeignKey, Index, UniqueConstraint, func, text
+from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, func, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -83,9 +83,12 @@ class Project(Base):
     git_token_encrypted: Mapped[bytes | None]
     egress: Mapped[Any] = mapped_column(JSONB, server_default=text("'\"none\"'"))
     """What its sandboxes may reach: a word, or a list of hosts; see `infra.egress`."""
+    pull_request: Mapped[str] = mapped_column(server_default=text("'on_request'"))
+    """When a task gets a pull request: never, on_request or always."""
     created_at: Mapped[CreatedAt]
 
     __table_args__ = (
+        CheckConstraint("pull_request in ('never','on_request','always')", name="pull_request"),
         UniqueConstraint("user_id", "repo_url"),
         Index("ix_projects_user_id_id", "user_id", "id"),
     )

@@ -77,6 +77,17 @@ class Task(Base):
     push_intent: Mapped[Json | None]
     """`{sha, expected}`: what this task is about to push, and what must be there before (null: no branch)."""
 
+    # The pull request: infra.tasks.pull_requests has the states, and who may write them
+    pull_request: Mapped[Json | None]
+    """`{url, number}` of the one that is known."""
+    pull_request_requested_at: Mapped[Moment | None]
+    """Set while somebody wants it to be opened or brought up to date."""
+    pull_request_token: Mapped[UUID | None]
+    """Of the worker that does so now."""
+    pull_request_not_before: Mapped[Moment | None]
+    """Nobody may take it up (again) before."""
+    pull_request_tries: Mapped[int] = mapped_column(server_default=_ZERO)
+
     # The result
     final_message: Mapped[str | None]
     error: Mapped[Json | None]
@@ -87,10 +98,20 @@ class Task(Base):
     __table_args__ = (
         CheckConstraint("status in ('pending','running','waiting','completed','failed','cancelled')", name="status"),
         CheckConstraint("(status = 'running') = (lease_token is not null and worker_id is not null)", name="lease"),
+        CheckConstraint(
+            "pull_request_token is null"
+            " or (pull_request_requested_at is not null and pull_request_not_before is not null)",
+            name="pull_request",
+        ),
         Index("ix_tasks_user_id_id", "user_id", "id"),
         Index("ix_tasks_project_id_id", "project_id", "id"),
         Index("ix_tasks_pending", "enqueued_at", postgresql_where=sql("status = 'pending'")),
         Index("ix_tasks_running", "worker_id", postgresql_where=sql("status = 'running'")),
+        Index(
+            "ix_tasks_pull_request",
+            "pull_request_requested_at",
+            postgresql_where=sql("pull_request_requested_at is not null"),
+        ),
         Index(
             "ix_tasks_user_open",
             "user_id",

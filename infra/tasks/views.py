@@ -36,6 +36,8 @@ def task_json(row: TaskRow) -> dict[str, Any]:
         "budget_usd": float(row.budget_usd),
         "spent_usd": float(row.spent_usd),
         "final_message": row.final_message,
+        "pull_request": row.pull_request,
+        "pull_request_requested_at": row.pull_request_requested_at and rfc3339(row.pull_request_requested_at),
         "error": row.error,
         "created_at": rfc3339(row.created_at),
         "started_at": row.started_at and rfc3339(row.started_at),
