@@ -93,6 +93,12 @@ class Stage:
             yield wait_for_a_write
             connection.rollback()
 
+    def cut_blocked_writes(self) -> None:
+        """Postgres gives up what waits for a lock, as it does when the host that asked is gone."""
+        blocked = "from pg_stat_activity where cardinality(pg_blocking_pids(pid)) > 0"
+        self.rows(f"select pg_terminate_backend(pid) {blocked}")
+        eventually(lambda: not self.rows(f"select pid {blocked}"), "nothing waits for a lock")
+
     # ---- processes ---------------------------------------------------------------------------------------------
 
     def worker(self, number: int = 1) -> int:

@@ -26,6 +26,7 @@ def before_a_result_is_recorded(pair: Stage, task: Followed) -> None:
         pair.run_inside("touch", "/tmp/go")
         wait_for_a_write()
         pair.kill_worker_of(task.id)
+        pair.cut_blocked_writes()
 
 
 def before_the_model_answers(pair: Stage, task: Followed) -> None:
@@ -46,6 +47,7 @@ def before_an_answer_is_recorded(pair: Stage, task: Followed) -> None:
         pair.model.open_gate("commit")
         wait_for_a_write()
         pair.kill_worker_of(task.id)
+        pair.cut_blocked_writes()
 
 
 @pytest.mark.parametrize(("trajectory", "kill"), [("tool", in_a_tool_call), ("result", before_a_result_is_recorded)])
@@ -88,6 +90,35 @@ def test_an_answer_in_the_air_is_counted_and_asked_for_once_more(pair: Stage, tr
         (3, 1, "settled", False),
         (4, 1, "settled", False),
     ]
+
+
+def test_an_answer_that_postgres_has_is_kept_though_its_worker_is_dead(pair: Stage) -> None:
+    """The worker never learns that its statement was carried out; the next one goes on from it."""
+    task = pair.submit("answered")
+    pair.model.wait_for_held("answered", timeout=30)
+    with pair.locked(task.id) as wait_for_a_write:
+        pair.model.open_gate("answered")
+        wait_for_a_write()
+        pair.kill_worker_of(task.id)
+    task.end()
+    assert task.of("task_resumed")[0]["data"] == {"attempt": 2, "step": 2, "reason": "worker_lost"}
+    assert task.pushed("counter") == "one\ntwo\nthree\n"
+    assert pair.asked("answered") == {0: 1, 1: 1, 2: 1, 3: 1}
+    assert pair.rows("select distinct state from model_calls where task_id = %s", task.id) == [("settled",)]
+
+
+def test_a_result_that_postgres_has_is_kept_though_its_worker_is_dead(pair: Stage) -> None:
+    task = pair.submit("resulted")
+    task.wait_for("tool_call", 2)
+    with pair.locked(task.id) as wait_for_a_write:
+        eventually(pair.containers, "there is a sandbox")
+        pair.run_inside("touch", "/tmp/go")
+        wait_for_a_write()
+        pair.kill_worker_of(task.id)
+    task.end()
+    assert task.output("2.0") == "[exit code 0]"
+    assert task.pushed("counter") == "one\ntwo\nthree\n"
+    assert pair.asked("resulted") == {0: 1, 1: 1, 2: 1, 3: 1}
 
 
 def test_term_hands_a_running_task_over_within_ten_seconds(pair: Stage) -> None:

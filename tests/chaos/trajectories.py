@@ -43,6 +43,8 @@ TRAJECTORIES: dict[str, list[Any]] = {
     "ask": [count("one"), held(count("two"), "ask"), LOOK, DONE],
     "stream": [count("one"), held(count("two"), "stream", after=5), LOOK, DONE],
     "commit": [count("one"), held(count("two"), "commit", after=5), LOOK, DONE],
+    "answered": [count("one"), held(count("two"), "answered", after=5), LOOK, DONE],
+    "resulted": [count("one"), command("until [ -e /tmp/go ]; do sleep 0.03; done; echo two >> counter"), LOOK, DONE],
     "term": [count("one"), command("echo two >> counter; exec sleep 31303", timeout_s=300), LOOK, DONE],
     "redis": [count("one"), held(count("two"), "redis", after=5), LOOK, DONE],
     "postgres": [count("one"), held(count("two"), "postgres", after=5), LOOK, DONE],
