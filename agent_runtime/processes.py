@@ -54,11 +54,11 @@ def kill_all(users: Users, spared: set[int], work: str, reap: Callable[[], None]
     `collected`: wait for the zombies too, which count against limits until somebody (not always we) collects them.
     """
     deadline = time.monotonic() + PATIENCE_S
-    atomic = os.getpid() == 1 and users.helper is not None
+    atomic_uid = users.helper if os.getpid() == 1 else None
     buried = GONE if collected else DEAD
     victims: set[int] = set()
     while True:
-        killed = _kill_user(users.helper) if atomic and users.helper is not None else _kill_family(spared, work)
+        killed = _kill_family(spared, work) if atomic_uid is None else _kill_user(atomic_uid)
         victims |= killed
         reap()
         victims = {pid for pid in victims if _state(pid) not in buried}
