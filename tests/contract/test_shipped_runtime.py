@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from agent_runtime.bundle import remove_bundle, write_bundle
-from agent_runtime.protocol import SOCKET, VERSION
+from agent_runtime.protocol import SOCKET
 from tests.contract.conftest import DISK, MEMORY
 from tests.contract.inside import DEADLINE_S, running, unique_nap, until_running
+from tests.contract.job import link_packs, make_job
 from tests.unit.runtime.linkserver import LinkServer, Reply, says, tool_use
 from workers.sandbox import directory
 from workers.sandbox.base import KILL_S, Driver, Exit, Kind, SandboxSpec
+
+LIMITS = {
+    "max_steps": 20,
+    "wall_clock_s": DEADLINE_S,
+    "command_timeout_s": 20.0,
+    "max_command_timeout_s": 30.0,
+    "output_bytes": 20_000,
+}
 
 
 class Task:
@@ -25,9 +32,11 @@ class Task:
 
     def __init__(self, driver: Driver, run_dir: Path, bundle: Path, commands: tuple[str, ...]) -> None:
         path = directory.make(run_dir, directory.new_sandbox_id())
-        base = _link_packs(run_dir / "repo", path / "in/objects/pack")
+        base = link_packs(run_dir / "repo", path / "in/objects/pack")
         script: list[Reply] = [says(tool_use("run_command", command=command)) for command in commands]
-        self.link = LinkServer(path / "link" / SOCKET, _job(base), [*script, says("Done.")]).start()
+        self.link = LinkServer(
+            path / "link" / SOCKET, make_job(base, ["run_command"], LIMITS), [*script, says("Done.")]
+        ).start()
         self.sandbox = driver.start(SandboxSpec(path.name, path, bundle))
 
     def outputs(self) -> list[str]:
@@ -111,44 +120,3 @@ def test_killing_ends_a_running_command_in_time(task: Callable[..., Task]) -> No
     started.sandbox.kill()
     assert time.monotonic() - killing < KILL_S
     assert running(f"sleep\0{nap}") == []
-
-
-def _link_packs(repo: Path, into: Path) -> str:
-    """Makes a repository with one commit, hard-links its packs, returns the commit."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(repo), "-c", "user.name=A", "-c", "user.email=a@example.org", *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-    if not repo.exists():
-        repo.mkdir()
-        git("init", "-q")
-        (repo / "hello.py").write_text("print('hello')\n")
-        git("add", "-A")
-        git("commit", "-qm", "hello")
-        git("repack", "-qad")
-    for pack in (repo / ".git/objects/pack").iterdir():
-        (into / pack.name).hardlink_to(pack)
-    return git("rev-parse", "HEAD")
-
-
-def _job(base: str) -> dict[str, Any]:
-    return {
-        "protocol": VERSION,
-        "task_id": "1",
-        "attempt": 1,
-        "workspace": {"base": base, "head": base, "tree": None, "branch": "farhand/1"},
-        "steps": [],
-        "calls": [],
-        "inbox": [{"id": "1", "text": "Do it."}],
-        "agent": {"name": "coder", "instructions": "You fix code.", "tools": ["run_command"], "max_tokens": 4096},
-        "limits": {
-            "max_steps": 20,
-            "wall_clock_s": DEADLINE_S,
-            "command_timeout_s": 20.0,
-            "max_command_timeout_s": 30.0,
-            "output_bytes": 20_000,
-            "pack_bytes": 8 << 20,
-            "file_bytes": 1 << 20,
-        },
-    }

@@ -12,12 +12,21 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from agent_runtime.protocol import SOCKET, VERSION
+from agent_runtime.protocol import SOCKET
+from tests.contract.job import link_packs, make_job
 from tests.unit.runtime.linkserver import LinkServer, Reply, says, tool_use
 from workers.sandbox import directory
 from workers.sandbox.base import Driver, Kind, SandboxSpec
 
 DEADLINE_S = 60.0
+TOOLS = ["run_command", "write_file", "read_file"]
+LIMITS = {
+    "max_steps": 100_000,
+    "wall_clock_s": 3600.0,
+    "command_timeout_s": 30.0,
+    "max_command_timeout_s": 60.0,
+    "output_bytes": 50_000,
+}
 PRELUDE = Path(__file__).with_name("prelude.py").read_text()
 
 Outcomes = dict[str, str]
@@ -33,7 +42,7 @@ class Lair:
         base = link_packs(run_dir / "repo", self.path / "in/objects/pack")
         self._turns: queue.SimpleQueue[Reply] = queue.SimpleQueue()
         self._idle = threading.Semaphore(0)
-        self.link = LinkServer(self.path / "link" / SOCKET, make_job(base), [])
+        self.link = LinkServer(self.path / "link" / SOCKET, make_job(base, TOOLS, LIMITS), [])
         self.link.before = self._before
         self.link.start()
         self.sandbox = driver.start(SandboxSpec(self.path.name, self.path, bundle))
@@ -138,51 +147,6 @@ def read_report(output: str) -> Outcomes:
     outcomes: Outcomes = json.loads(lines[-1].removeprefix("REPORT "))
     assert outcomes, "the attack tried nothing"
     return outcomes
-
-
-def link_packs(repo: Path, into: Path) -> str:
-    """Make a repository with one commit, hard-link its packs as a worker does, and return the commit."""
-
-    def git(*arguments: str) -> str:
-        return _run("git", "-C", str(repo), "-c", "user.name=A", "-c", "user.email=a@example.org", *arguments).strip()
-
-    if not repo.exists():
-        repo.mkdir()
-        git("init", "-q")
-        (repo / "hello.py").write_text("print('hello')\n")
-        git("add", "-A")
-        git("commit", "-qm", "hello")
-        git("repack", "-qad")
-    for pack in (repo / ".git/objects/pack").iterdir():
-        (into / pack.name).hardlink_to(pack)
-    return git("rev-parse", "HEAD")
-
-
-def make_job(base: str) -> dict[str, Any]:
-    return {
-        "protocol": VERSION,
-        "task_id": "1",
-        "attempt": 1,
-        "workspace": {"base": base, "head": base, "tree": None, "branch": "farhand/1"},
-        "steps": [],
-        "calls": [],
-        "inbox": [{"id": "1", "text": "Do it."}],
-        "agent": {
-            "name": "coder",
-            "instructions": "You fix code.",
-            "tools": ["run_command", "write_file", "read_file"],
-            "max_tokens": 4096,
-        },
-        "limits": {
-            "max_steps": 100_000,
-            "wall_clock_s": 3600.0,
-            "command_timeout_s": 30.0,
-            "max_command_timeout_s": 60.0,
-            "output_bytes": 50_000,
-            "pack_bytes": 8 << 20,
-            "file_bytes": 1 << 20,
-        },
-    }
 
 
 def _run(*command: str) -> str:

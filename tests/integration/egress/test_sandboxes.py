@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from agent_runtime.bundle import remove_bundle, write_bundle
-from agent_runtime.protocol import EGRESS_PORT, SOCKET, VERSION
+from agent_runtime.protocol import EGRESS_PORT, SOCKET
 from infra.settings import Settings
 from tests.conftest import need
+from tests.contract.job import make_job
 from tests.integration.egress import goods
 from tests.integration.egress.authority import Authority
 from tests.integration.egress.internet import DEADLINE_S, Internet, Proxy
@@ -27,6 +28,13 @@ from workers.sandbox.docker import DockerDriver
 from workers.sandbox.local import LocalDriver
 
 HERE = "the parcel is here"
+LIMITS = {
+    "max_steps": 20,
+    "wall_clock_s": DEADLINE_S,
+    "command_timeout_s": 50.0,
+    "max_command_timeout_s": 50.0,
+    "output_bytes": 20_000,
+}
 PIP = "python3 -m venv ../venv && ../venv/bin/pip install --disable-pip-version-check --no-cache-dir"
 
 
@@ -39,7 +47,7 @@ class Task:
         path = spec.directory
         base = _empty_repo(path / "in/objects")
         script: list[Reply] = [says(tool_use("run_command", command=command)) for command in commands]
-        job = {**_job(base), "egress": egress}
+        job = {**make_job(base, ["run_command"], LIMITS), "egress": egress}
         self.proxy = proxy
         self.link = LinkServer(path / "link" / SOCKET, job, [*script, says("Done.")]).start()
         self.sandbox = driver.start(spec)
@@ -233,25 +241,3 @@ def _empty_repo(objects: Path) -> str:
     for pack in (bare / "objects/pack").iterdir():
         (objects / "pack" / pack.name).hardlink_to(pack)
     return run_git(f"--git-dir={bare}", "rev-parse", "HEAD").strip()
-
-
-def _job(base: str) -> dict[str, Any]:
-    return {
-        "protocol": VERSION,
-        "task_id": "1",
-        "attempt": 1,
-        "workspace": {"base": base, "head": base, "tree": None, "branch": "farhand/1"},
-        "steps": [],
-        "calls": [],
-        "inbox": [{"id": "1", "text": "Do it."}],
-        "agent": {"name": "coder", "instructions": "You fix code.", "tools": ["run_command"], "max_tokens": 4096},
-        "limits": {
-            "max_steps": 20,
-            "wall_clock_s": DEADLINE_S,
-            "command_timeout_s": 50.0,
-            "max_command_timeout_s": 50.0,
-            "output_bytes": 20_000,
-            "pack_bytes": 8 << 20,
-            "file_bytes": 1 << 20,
-        },
-    }
