@@ -42,6 +42,7 @@ WRITE = call("write_file", path="new.txt", content="new\n")
 
 TRAJECTORIES: dict[str, list[Any]] = {
     "writes": [WRITE, DONE, DONE],
+    "writes-twice": [WRITE, DONE, call("write_file", path="more.txt", content="more\n"), DONE],
     "disk": [command("head -c 3G /dev/zero > big; ls -l big; rm -f big"), command("echo still here"), DONE],
     "flood": [command("yes | head -c 1000000000"), DONE],
     "forks": [command("bomb() { bomb | bomb & }; bomb; sleep 60", timeout_s=3), command("echo still here"), DONE],
@@ -308,3 +309,18 @@ def test_a_follow_up_goes_on_with_the_conversation_and_the_branch(stage: Stage, 
     assert "now once more" in str(last_request[-1])
     assert "Done." in str(last_request[-2])
     assert stage.git_host.refs("sample")[f"refs/heads/{task['branch']}"] == first
+
+
+def test_a_branch_that_was_deleted_after_its_merge_is_made_again_by_a_follow_up(stage: Stage, url: str) -> None:
+    task, events = stage.run("writes-twice", url)
+    branch = f"refs/heads/{task['branch']}"
+    stage.git_host.git("sample", "update-ref", "-d", branch)
+    stage.client.send_message(task["id"], "and one more")
+    frames = watch(stage.client, task["id"], after=events[-1]["seq"])
+    again = stage.client.task(task["id"])
+    assert again["status"] == "completed", frames[-1]["event"]["data"]
+    assert stage.git_host.refs("sample")[branch] == again["head_sha"] != task["head_sha"]
+    assert stage.git_host.git("sample", "log", "--format=%H", branch).splitlines()[:2] == [
+        again["head_sha"],
+        task["head_sha"],
+    ]
