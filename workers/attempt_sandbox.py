@@ -21,8 +21,8 @@ from infra.tasks import records
 from infra.tasks.log import TaskRow
 from infra.tasks.transitions import Lease
 from workers.linked_sandbox import LinkedSandbox
-from workers.relay.calls import choose_route
 from workers.relay.link import Link
+from workers.relay.routes import choose_route
 from workers.sandbox import directory
 from workers.sandbox.base import Exit
 from workers.workspace import Workspace

@@ -33,7 +33,7 @@ from workers.open_files import allow_open_files
 from workers.pool import Pool
 from workers.process_lock import ProcessLock
 from workers.pull_requests.desk import Desk
-from workers.relay.calls import open_upstream
+from workers.relay.routes import open_upstream
 from workers.room import Room
 from workers.sandbox.base import Driver
 from workers.sweep import Sweeper

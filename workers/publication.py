@@ -104,7 +104,8 @@ class Publisher:
         An attempt that died may have pushed and not said so. A branch that was deleted is made again: many hosts
         do that after a merge, and the user asked for more. One that somebody moved is theirs, and the push fails.
         """
-        meant, known = self._task.push_intent, self._task.head_sha
+        meant = self._task.push_intent
+        known: str | None = self._task.head_sha
         if meant is None and known is None:
             return None
         branch = branch_name(self._task.id)
