@@ -71,9 +71,8 @@ def start_task(services: Services, user_id: UUID, request: StartTask, *, key: st
     """Store a task and wake a worker. `key` makes it idempotent.
 
     Raises:
-        InvalidInputError: and its children, for what no schema can tell (model, repository, budget, agent).
+        InvalidInputError: and its children, for what no schema can tell (model, its key, repository, budget, agent).
         NotFoundError: the project is not there or somebody else's.
-        ConfigurationError: `model_key_missing`.
     """
     agent = _agent(request.agent)
     model = check_model(request.model or agent.model or services.settings.model, services.settings)

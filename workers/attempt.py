@@ -259,7 +259,8 @@ class Attempt:
 
     def _wait_out(self, error: UnavailableError) -> None:
         """An outage is nobody's fault and counts as no death; the user sees what the task waits for."""
-        said = ("error", {"code": error.code, "message": f"{error.message}; trying again in {OUTAGE_REST_S:.0f} s"})
+        message = f"{error.message}; trying again in {OUTAGE_REST_S:.0f} s. {error.hint}"
+        said = ("error", {"code": error.code, "message": message})
         self._persist(lambda tx: transitions.hand_over(tx, self.lease, "outage", said, rest=OUTAGE_REST_S))
 
     def _count_death(self, error: Failure) -> None:

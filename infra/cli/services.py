@@ -9,6 +9,7 @@ import click
 from infra import settings
 from infra.cli import launch
 from infra.cli.launch import become
+from infra.errors import ConfigurationError
 
 _pass_on = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
@@ -21,6 +22,7 @@ host_option = click.option("--host", default="127.0.0.1", show_default=True, hel
 @click.option("--with-stream", is_flag=True, help="Serve the WebSocket stream on the same port.")
 def api(host: str, port: int, *, with_stream: bool) -> None:
     """Run the REST API (gunicorn). Needs FARHAND_DATABASE_URL, FARHAND_REDIS_URL and FARHAND_SECRET_KEYS."""
+    _load_for_a_service()
     become(launch.api_command(bind=f"{host}:{port}", part="both" if with_stream else "rest"))
 
 
@@ -29,6 +31,7 @@ def api(host: str, port: int, *, with_stream: bool) -> None:
 @click.option("--port", type=click.IntRange(0, 65535), default=8001, show_default=True)
 def gateway(host: str, port: int) -> None:
     """Run the WebSocket gateway (gunicorn). Needs the same settings as the API."""
+    _load_for_a_service()
     become(launch.api_command(bind=f"{host}:{port}", part="stream"))
 
 
@@ -39,7 +42,25 @@ def worker(number: int) -> None:
 
     It runs FARHAND_WORKER_SLOTS tasks at a time, in sandboxes of its host. Needs the same settings as the API.
     """
-    become(launch.worker_command(slots=settings.load().worker_slots, number=number))
+    become(launch.worker_command(slots=_load_for_a_service().worker_slots, number=number))
+
+
+def _load_for_a_service() -> settings.Settings:
+    """The settings, if a service can start with them: told here in a line, not by each service's own loader.
+
+    Raises ConfigurationError.
+    """
+    from infra.crypto import KeyRing
+
+    loaded = settings.load()
+    needed = {"FARHAND_DATABASE_URL": loaded.database_url, "FARHAND_REDIS_URL": loaded.redis_url}
+    if missing := [name for name, value in needed.items() if not value]:
+        raise ConfigurationError(
+            f"{' and '.join(missing)} not set",
+            hint="Set it to the address of the deployment's server; `farhand up` brings servers of its own.",
+        )
+    KeyRing.from_settings(loaded)
+    return loaded
 
 
 @click.command(name="migrate")

@@ -39,6 +39,7 @@ from workers.git.remote import Credentials
 def failing(store: MirrorStore, url: str, credentials: Credentials | None, **more: Any) -> GitError:
     with pytest.raises(GitError) as caught:
         store.refresh(uuid4(), url, credentials, **more)
+    assert caught.value.message
     assert caught.value.hint
     return caught.value
 

@@ -34,6 +34,7 @@ class Task:
     def failing(self, sha: str, expected: str | None = None, branch: str = BRANCH) -> GitError:
         with pytest.raises(GitError) as caught:
             self.push(sha, expected, branch)
+        assert caught.value.message
         assert caught.value.hint
         return caught.value
 
