@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,23 @@ from agent_runtime.protocol import VERSION
 from tests.unit.runtime.linkserver import DEADLINE_S, LinkServer, Reply
 
 IS_ROOT = os.geteuid() == 0
-LOOP_UID, HELPER_UID = 61_801, 61_802
+
+
+def _take_users() -> tuple[socket.socket, int]:
+    """Two users whom no other run of these tests has, on this machine, while the socket is open; the first of them."""
+    for first in range(61_800, 62_000, 2):
+        held = socket.socket(socket.AF_UNIX)
+        try:
+            held.bind(f"\0farhand-test-users-{first}")  # an abstract name: it goes with this process
+        except OSError:
+            held.close()
+        else:
+            return held, first
+    raise RuntimeError("a hundred runs of these tests have taken all users that are set apart for them")
+
+
+_held, LOOP_UID = _take_users()
+HELPER_UID = LOOP_UID + 1
 """Users that nobody else on the machine runs as: `kill -9 -1` is one of the tests."""
 
 GIT = {
