@@ -1,14 +1,15 @@
 """Which tests may run beside which, when pytest-xdist runs them in several processes (`-n 2`).
 
-A *lane* is run by one process, in order. A file is a lane of its own, so that what its tests share is set up once; all
-files of a slow directory that shares deployments are one lane, and so is everything that starts `local` sandboxes as
-root: their commands run as `nobody`, whose processes the kernel counts for the whole machine, bombs of tests included.
-Lanes are handed out longest first. Databases, Redis, ports, directories, users and labels of containers belong to one
-process each, so that lanes need to know nothing of each other.
+A *lane* is run by one process, in order. A file is a lane of its own, so that what its tests share is set up once. All
+of chaos is one, because it shares two deployments; and so is what starts `local` sandboxes as root: their commands run
+as `nobody`, whose processes the kernel counts for the whole machine, fork bombs of tests included. Lanes are handed
+out longest first. Databases, Redis, ports, directories, users and labels of containers belong to one process each, so
+that lanes need to know nothing of each other.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -17,31 +18,28 @@ from xdist.scheduler import LoadScopeScheduling
 CHAOS = "tests/chaos"
 LOCAL_SANDBOXES = "local sandboxes"
 
-_SHARED_LANES = {
-    "tests/chaos/": CHAOS,
-    "tests/security/": LOCAL_SANDBOXES,
-    "tests/contract/": LOCAL_SANDBOXES,
-    "tests/integration/workers/": LOCAL_SANDBOXES,
-    "tests/integration/egress/test_sandboxes.py": LOCAL_SANDBOXES,
-    "tests/integration/test_demo.py": LOCAL_SANDBOXES,
-    "tests/integration/test_up.py": LOCAL_SANDBOXES,
-}
+_IN_A_LOCAL_SANDBOX = re.compile(r"\[(.*-)?local(-.*)?\]$")
 _LONGEST_FIRST = (
-    LOCAL_SANDBOXES,
     CHAOS,
+    LOCAL_SANDBOXES,
+    "tests/integration/test_up.py",
     "tests/acceptance/",
+    "tests/security/",
     "tests/integration/pull_requests/test_never_two.py",
-    "tests/integration/gateway/",
-    "tests/integration/",
-    "tests/unit/cli/",
+    "tests/integration/egress/test_sandboxes.py",
     "tests/unit/test_bootstrap.py",
+    "tests/unit/cli/",
+    "tests/integration/",
+    "tests/contract/",
 )
 
 
 def lane_of(nodeid: str) -> str:
-    """The lane of a test, by its file."""
+    """The lane of a test, by its file and parameters."""
+    if _IN_A_LOCAL_SANDBOX.search(nodeid):
+        return LOCAL_SANDBOXES
     file = nodeid.partition("::")[0]
-    return next((lane for path, lane in _SHARED_LANES.items() if file.startswith(path)), file)
+    return CHAOS if file.startswith(CHAOS) else file
 
 
 def longest_first(items: list[pytest.Item]) -> None:

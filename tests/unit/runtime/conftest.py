@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import socket
@@ -21,8 +22,8 @@ from tests.unit.runtime.linkserver import DEADLINE_S, LinkServer, Reply
 IS_ROOT = os.geteuid() == 0
 
 
-def _take_users() -> tuple[socket.socket, int]:
-    """Two users whom no other run of these tests has, on this machine, while the socket is open; the first of them."""
+def _take_users() -> int:
+    """Two users whom no other run of these tests has, on this machine, while this process lives; the first of them."""
     for first in range(61_800, 62_000, 2):
         held = socket.socket(socket.AF_UNIX)
         try:
@@ -30,11 +31,12 @@ def _take_users() -> tuple[socket.socket, int]:
         except OSError:
             held.close()
         else:
-            return held, first
+            atexit.register(held.close)
+            return first
     raise RuntimeError("a hundred runs of these tests have taken all users that are set apart for them")
 
 
-_held, LOOP_UID = _take_users()
+LOOP_UID = _take_users()
 HELPER_UID = LOOP_UID + 1
 """Users that nobody else on the machine runs as: `kill -9 -1` is one of the tests."""
 
