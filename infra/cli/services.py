@@ -91,11 +91,12 @@ def image(arguments: tuple[str, ...]) -> None:
 def test(arguments: tuple[str, ...]) -> None:
     """Run the test suite.
 
-    All arguments go to pytest: paths below `tests`, `-k WORDS`, `-x`, `-q`, … (`farhand test -- --help` lists them;
-    default: `-q tests`). The tests bring their own Postgres and Redis. Those that need Docker are skipped without one,
-    unless FARHAND_REQUIRE (such as `docker`) says that they must run.
+    Without arguments all of it, in two processes. Arguments go to pytest, which then runs in one unless `-n 2` is among
+    them: paths below `tests`, `-k WORDS`, `-x`, … (`farhand test -- --help` lists them). The tests bring their own
+    Postgres and Redis. Those that need Docker are skipped without one, unless FARHAND_REQUIRE (such as `docker`) says
+    that they must run.
     """
-    become((sys.executable, "-m", "pytest", *(arguments or ("-q", "tests"))))
+    become((sys.executable, "-m", "pytest", *(arguments or ("-q", "-n", "2", "tests"))))
 
 
 @click.command(name="bench", context_settings=_pass_on)
