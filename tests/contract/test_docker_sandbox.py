@@ -228,7 +228,8 @@ def test_a_sandbox_is_watched_through_a_restart_of_the_engine(
 
 def test_a_kill_that_cannot_be_confirmed_is_never_passed_off_as_done(engine: EngineProxy, start: Start) -> None:
     inside, nap = start(), unique_nap()
-    inside.run(f"(sleep {nap} >/dev/null 2>&1 &)")
+    started = "while ! grep -aq ^sleep /proc/$!/cmdline; do :; done"
+    inside.run(f"(sleep {nap} >/dev/null 2>&1 & {started})")
     engine.shut()
     with pytest.raises(EngineUnavailableError):
         inside.sandbox.kill()
