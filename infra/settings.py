@@ -131,6 +131,9 @@ class Settings(BaseSettings):
     )
 
     worker_slots: int = Field(4, ge=1, description="Tasks that one worker process runs at a time.")
+    concurrent_starts: int = Field(
+        4, ge=1, description="Tasks that one worker process starts at a time; more wait in line and say so."
+    )
     min_free_bytes: int = Field(
         2**29, ge=0, description="Free space below FARHAND_RUN_DIR without which a worker takes no new task."
     )

@@ -3,9 +3,9 @@
     claimed ─► sandbox taken or started ┐
                workspace ready          ┴─► job handed over ─► the loop runs ─► an ending ─► sandbox gone ─► recorded
 
-The sandbox and the workspace are prepared at the same time. Whoever notices an ending first (the loop that is done,
-the user's cancel, the clock, a lost lease, a shutdown, a dead sandbox) decides; the sandbox is dead before anything
-is recorded about it, so nothing can be written after the end.
+A few attempts start at a time (`starts`), each with sandbox and workspace prepared at the same time. Whoever notices an
+ending first (the loop that is done, the user's cancel, the clock, a lost lease, a shutdown, a dead sandbox) decides;
+the sandbox is dead before anything is recorded about it, so nothing can be written after the end.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from workers.pool import Pool
 from workers.publication import Publisher
 from workers.relay.link import Link
 from workers.sandbox.base import Driver
+from workers.starts import Starts
 from workers.workspace import Progress, Workspace, Workspaces
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Equipment:
     workspaces: Workspaces
     driver: Driver
     pool: Pool
+    starts: Starts
     bundle: Path
     upstream: Upstream | None
     suspended: Callable[[], bool]
@@ -82,11 +84,13 @@ class Attempt:
         self.lease = lease
         self.task = task
         self._endings: queue.SimpleQueue[Ending] = queue.SimpleQueue()
+        self._turn = equipment.starts.line_up()
         self._link = Link(
             services,
             lease,
             on_finish=lambda finish: self.end(Finished(finish)),
             on_lost=lambda: self.end(Lost()),
+            on_work=self._turn.leave,
             suspended=equipment.suspended,
         )
         self._sandbox = AttemptSandbox(
@@ -105,6 +109,7 @@ class Attempt:
     def end(self, ending: Ending) -> None:
         """Tell the attempt to end. The first ending wins."""
         self._endings.put(ending)
+        self._turn.leave()
         if isinstance(ending, Cancelled):
             self._link.cancelled.set()
 
@@ -117,6 +122,7 @@ class Attempt:
         except AuthorityLostError:
             log.warning("lost the task to another attempt", extra=self._about("authority_lost"))
         finally:
+            self._turn.leave()
             self._clean_up()
 
     # ---- the sandbox -------------------------------------------------------------------------------------------
@@ -124,8 +130,9 @@ class Attempt:
     def _run_sandbox(self) -> Ending:
         try:
             refuse_unsafe(self._services, self._driver, self.task)
-            self._preparation.start()
-            self._sandbox.open()
+            if self._may_start():
+                self._preparation.start()
+                self._sandbox.open()
             ending = self._next_ending()
         except Exception as error:  # noqa: BLE001  (whatever it is, the attempt ends with it)
             ending = Broken(error)
@@ -133,6 +140,12 @@ class Attempt:
             # First of all: from here on the sandbox can say nothing more.
             self._known_dead = self._sandbox.close()
         return ending
+
+    def _may_start(self) -> bool:
+        """Once it is this attempt's turn; False when it has ended before."""
+        if not self._turn.decided.is_set():
+            Progress(self._services, self.lease).report("waiting for other tasks of this worker to start", 0)
+        return self._turn.wait()
 
     def _next_ending(self) -> Ending:
         try:

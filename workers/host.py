@@ -36,6 +36,7 @@ from workers.pull_requests.desk import Desk
 from workers.relay.routes import open_upstream
 from workers.room import Room
 from workers.sandbox.base import Driver
+from workers.starts import Starts
 from workers.sweep import Sweeper
 from workers.workspace import Workspaces
 
@@ -90,6 +91,7 @@ class WorkerHost:
             Workspaces(self._services),
             self._driver,
             self._pool,
+            Starts(self._settings.concurrent_starts),
             bundle,
             open_upstream(self._settings),
             suspended=self.suspended,

@@ -48,7 +48,8 @@ class Link:
     """Serves one attempt. Its methods are called from the server's threads, by one sandbox.
 
     `on_finish` gets the loop's end once, after it was accepted; `on_lost` is told when the lease turns out to be gone.
-    `suspended` says whether the worker is past its own deadline: then nothing leaves it.
+    `on_work` is told whenever the loop asks the model: by then it has its workspace. `suspended` says whether
+    the worker is past its own deadline: then nothing leaves it.
     """
 
     def __init__(
@@ -59,11 +60,13 @@ class Link:
         on_finish: Callable[[Finish], None],
         on_lost: Callable[[], None],
         suspended: Callable[[], bool],
+        on_work: Callable[[], None] = lambda: None,
     ) -> None:
         self._services = services
         self._lease = lease
         self._on_finish = on_finish
         self._on_lost = on_lost
+        self._on_work = on_work
         self.suspended = suspended
         self.cancelled = threading.Event()
         self.heard = False
@@ -119,6 +122,7 @@ class Link:
         The call goes on when the sandbox lets go of the stream: what was paid for is recorded, and a repeat of the
         request is answered from that record.
         """
+        self._on_work()
         events: queue.SimpleQueue[StreamEvent | BaseException] = queue.SimpleQueue()
         request = asked.read_request(body, self._steps)
         threading.Thread(
