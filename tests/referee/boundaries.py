@@ -41,6 +41,7 @@ from tests.referee.run import Run
 from tests.referee.taskruns import TaskRun
 from tests.referee.waiting import NeverHappenedError
 from tests.standin.github import Fault as Answer
+from tests.standin.gitserver import HeldPush
 
 REACH_S = 120.0
 GIVE_UP_SENDING_S = 3.0
@@ -206,10 +207,12 @@ class BoundaryPhase:
             return holds.is_reached(case.hold)
         repo = case.plan.repo
         looks: dict[str, Callable[[], bool]] = {
-            "model asked": lambda: any(request.held_at == case.plan.name for request in self._deployment.model.requests),
+            "model asked": lambda: any(
+                request.held_at == case.plan.name for request in self._deployment.model.requests
+            ),
             "call running": lambda: self._is_call_running(case),
-            "pushed": lambda: self._deployment.git_host.held_pushes[repo].reached.is_set(),
-            "pull request": lambda: self._answers[repo].reached.is_set(),
+            "pushed": lambda: _is_set(self._deployment.git_host.held_pushes.get(repo)),
+            "pull request": lambda: _is_set(self._answers.get(repo)),
         }
         return looks[case.boundary.name]()
 
@@ -246,3 +249,7 @@ class BoundaryPhase:
         for answer in self._answers.values():
             if answer.afterwards:  # else it ends with its client, and is not carried out
                 answer.released.set()
+
+
+def _is_set(held: HeldPush | Answer | None) -> bool:
+    return held is not None and held.reached.is_set()

@@ -6,6 +6,7 @@ loopback and is gone when the deployment is left, however it is left.
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -60,7 +61,7 @@ class Deployment:
     database_url: str
     token: str
     ways: dict[str, TcpProxy]
-    """By name: `api-postgres`, `api-redis`, `gateway-postgres`, `gateway-redis`, `clients`, `git`, `github`, `model`."""
+    """By name: `api-postgres`, `api-redis`, the same of the gateway, `clients`, `git`, `github`, `model`."""
     hosts: list[Host] = field(default_factory=list)
     api: Part = field(init=False)
     gateway: Part = field(init=False)
@@ -151,34 +152,31 @@ def _local_token(url: str, scratch: Path) -> str:
     return data.token() or ""
 
 
-def _environment(deployment: Deployment, postgres: TcpProxy, redis: TcpProxy, **more: str) -> dict[str, str]:
+def _environment(deployment: Deployment, postgres: TcpProxy, redis: TcpProxy, more: dict[str, str]) -> dict[str, str]:
     git, github = (f"127.0.0.1:{deployment.ways[name].port}" for name in ("git", "github"))
     database = deployment.database_url.rpartition("/")[2]
     clean = {
         name: value
-        for name, value in launch.service_environment(_own_environment()).items()
+        for name, value in launch.service_environment(os.environ).items()
         if not name.startswith(("FARHAND_", "ANTHROPIC_")) or name == "FARHAND_AGENT_IMAGE"
     }
-    return clean | {
-        "FARHAND_DATABASE_URL": f"postgresql://postgres@127.0.0.1:{postgres.port}/{database}",
-        "FARHAND_REDIS_URL": f"redis://127.0.0.1:{redis.port}/0",
-        "FARHAND_SECRET_KEYS": SECRET_KEY,
-        "FARHAND_ANTHROPIC_BASE_URL": f"http://127.0.0.1:{deployment.ways['model'].port}",
-        "FARHAND_ANTHROPIC_API_KEY": "a-model-key",
-        "FARHAND_ALLOWED_REPO_HOSTS": f"{git},{github}",
-        "FARHAND_GITHUB_HOSTS": f"{git}=http://{github}/api/v3",
-        "FARHAND_SANDBOX": deployment.sandbox,
-        "FARHAND_WORKER_SLOTS": str(SLOTS),
-        "FARHAND_MAX_CONCURRENT_TASKS": str(TASKS_OF_THE_USER),
-        "FARHAND_LEASE_TTL": f"{deployment.lease_ttl:g}",
-        **more,
-    }
-
-
-def _own_environment() -> Mapping[str, str]:
-    import os
-
-    return os.environ
+    return (
+        clean
+        | {
+            "FARHAND_DATABASE_URL": f"postgresql://postgres@127.0.0.1:{postgres.port}/{database}",
+            "FARHAND_REDIS_URL": f"redis://127.0.0.1:{redis.port}/0",
+            "FARHAND_SECRET_KEYS": SECRET_KEY,
+            "FARHAND_ANTHROPIC_BASE_URL": f"http://127.0.0.1:{deployment.ways['model'].port}",
+            "FARHAND_ANTHROPIC_API_KEY": "a-model-key",
+            "FARHAND_ALLOWED_REPO_HOSTS": f"{git},{github}",
+            "FARHAND_GITHUB_HOSTS": f"{git}=http://{github}/api/v3",
+            "FARHAND_SANDBOX": deployment.sandbox,
+            "FARHAND_WORKER_SLOTS": str(SLOTS),
+            "FARHAND_MAX_CONCURRENT_TASKS": str(TASKS_OF_THE_USER),
+            "FARHAND_LEASE_TTL": f"{deployment.lease_ttl:g}",
+        }
+        | more
+    )
 
 
 def _start_web(deployment: Deployment, held: ExitStack) -> None:
@@ -188,7 +186,7 @@ def _start_web(deployment: Deployment, held: ExitStack) -> None:
         listener.set_inheritable(True)
         run_dir = held.enter_context(new_run_dir())
         given = _environment(
-            deployment, ways[f"{name}-postgres"], ways[f"{name}-redis"], FARHAND_RUN_DIR=str(run_dir)
+            deployment, ways[f"{name}-postgres"], ways[f"{name}-redis"], {"FARHAND_RUN_DIR": str(run_dir)}
         )
         command = launch.api_command(bind=f"fd://{listener.fileno()}", part=part)
         log = deployment.scratch / f"{name}.log"
@@ -203,7 +201,7 @@ def _start_web(deployment: Deployment, held: ExitStack) -> None:
 def _start_host(deployment: Deployment, name: str, warm: int, held: ExitStack) -> Host:
     run_dir = held.enter_context(new_run_dir())
     run_dir.chmod(0o711)
-    ways = [deployment.roads.to(port) for port in (deployment.postgres.port, deployment.redis.port)]
+    postgres, redis = (deployment.roads.to(port) for port in (deployment.postgres.port, deployment.redis.port))
     more = {"FARHAND_RUN_DIR": str(run_dir), "FARHAND_WARM_SANDBOXES": str(warm)}
     engine = None
     if deployment.sandbox == "docker":
@@ -211,9 +209,9 @@ def _start_host(deployment: Deployment, name: str, warm: int, held: ExitStack) -
         engine.open()
         held.callback(engine.shut)
         more["DOCKER_HOST"] = f"unix://{engine.path}"
-    given = _environment(deployment, *ways, **more)
+    given = _environment(deployment, postgres, redis, more)
     worker = Part(f"worker-{name}", worker_command(SLOTS, name), given, deployment.scratch / f"worker-{name}.log")
-    host = Host(name, run_dir, worker, *ways, engine)
+    host = Host(name, run_dir, worker, postgres, redis, engine)
     held.callback(_remove_sandboxes, host)
     deployment.keeper.start(worker)
     return host

@@ -61,10 +61,7 @@ class ToolCall:
 
 @dataclass
 class TaskEvidence:
-    """One task. `refs`: branch → commit, of its repository as a whole. `parents`: of its branch's commits, newest first.
-
-    `steps`: when each was recorded, in seconds of the wall clock.
-    """
+    """One task. `steps`: when each was recorded, in seconds of the wall clock. `head`: where its branch is."""
 
     plan: Plan
     id: str
@@ -110,9 +107,7 @@ class Evidence:
 
     def explained(self, since: float, until: float) -> bool:
         """Whether a fault was going on, or had just been, at some time of that span."""
-        return any(
-            fault.began <= until and (fault.ended or since) + self.grace_s >= since for fault in self.faults
-        )
+        return any(fault.began <= until and (fault.ended or since) + self.grace_s >= since for fault in self.faults)
 
 
 def collect(run: Run, *, grace_s: float) -> Evidence:

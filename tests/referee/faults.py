@@ -215,5 +215,3 @@ def kinds(lease_ttl: float) -> tuple[Kind, ...]:
         Kind("GitHub's answers lost", ("github",), _break_github),
         Kind("model cut off", ("model",), _way_is("", "cut"), short, hits="all"),
     )
-
-

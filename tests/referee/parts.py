@@ -27,7 +27,13 @@ class Part:
     """One service in a session of its own. What it prints goes to `log`."""
 
     def __init__(
-        self, name: str, command: tuple[str, ...], environment: Mapping[str, str], log: Path, *, socket: int | None = None
+        self,
+        name: str,
+        command: tuple[str, ...],
+        environment: Mapping[str, str],
+        log: Path,
+        *,
+        socket: int | None = None,
     ) -> None:
         self.name = name
         self.log = log

@@ -57,7 +57,7 @@ class Schedule:
         return drawn
 
     def carry_out(self, stop: threading.Event) -> None:
-        """Returns when all faults are over and all tasks are sent, or at `stop`. Whatever lasts is undone in any case."""
+        """Returns when all faults are over and all tasks are sent, or at `stop`. Whatever lasts is undone."""
         try:
             for number, (kind, target, seconds, pause) in enumerate(self._drawn, start=1):
                 self._feed(number / self._total)

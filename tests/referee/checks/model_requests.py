@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.referee.checks.finding import Finding
-from tests.referee.evidence import Evidence, TaskEvidence
+from tests.referee.evidence import Ask, Evidence, TaskEvidence
 
 AGAIN = "model responses fetched again, in the air at a fault"
 
@@ -23,16 +23,7 @@ def _check_step(evidence: Evidence, task: TaskEvidence, step: int, finding: Find
     asks = [ask for ask in task.asks if ask.step == step]
     calls = [call for call in task.model_calls if call.step == step]
     settled = [call for call in calls if call.state == "settled"]
-    recorded = task.steps.get(step)
-    if recorded is not None:
-        if not asks:
-            finding.wrong(f"{name}: it is recorded, and nobody asked the model for it")
-        if any(ask.at > recorded for ask in asks):
-            finding.wrong(f"{name}: the model was asked again for a response that was recorded")
-        if len(settled) != 1:
-            finding.wrong(f"{name}: it was paid for {len(settled)} times")
-    elif settled:
-        finding.wrong(f"{name}: it was paid for, and is not recorded")
+    _check_recorded(task.steps.get(step), asks, len(settled), name, finding)
     # One hold of money covers one request, so what was asked is counted, whoever died.
     if len(asks) > len(calls):
         finding.wrong(f"{name}: {len(asks)} requests to the model, and {len(calls)} holds of money")
@@ -43,3 +34,17 @@ def _check_step(evidence: Evidence, task: TaskEvidence, step: int, finding: Find
             finding.counted[AGAIN] += 1
             if not evidence.explained(call.started, call.ended):
                 finding.wrong(f"{name}: a call to the model was lost, and nothing had happened")
+
+
+def _check_recorded(recorded: float | None, asks: list[Ask], paid: int, name: str, finding: Finding) -> None:
+    """`recorded`: when the step was, if it was; `paid`: how often its response was."""
+    if recorded is None:
+        if paid:
+            finding.wrong(f"{name}: it was paid for, and is not recorded")
+        return
+    if not asks:
+        finding.wrong(f"{name}: it is recorded, and nobody asked the model for it")
+    if any(ask.at > recorded for ask in asks):
+        finding.wrong(f"{name}: the model was asked again for a response that was recorded")
+    if paid != 1:
+        finding.wrong(f"{name}: it was paid for {paid} times")
