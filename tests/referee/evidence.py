@@ -45,7 +45,7 @@ class ModelCall:
 
 @dataclass
 class ToolCall:
-    """`output` None: no result was recorded."""
+    """`output` None: no result was recorded. It was announced `at`, and its result was recorded when it `ended`."""
 
     step: int
     index: int
@@ -53,6 +53,7 @@ class ToolCall:
     output: str | None
     is_error: bool
     at: float
+    ended: float
 
     @property
     def interrupted(self) -> bool:
@@ -149,8 +150,8 @@ def _task(run: Run, task: TaskRun, asks: list[Ask]) -> TaskEvidence:
         steps={step: at.timestamp() for step, at in rows(_STEPS, task.id)},
         model_calls=[_model_call(*row) for row in rows(_MODEL_CALLS, task.id)],
         tool_calls=[
-            ToolCall(step, index, use, output, bool(is_error), at.timestamp())
-            for step, index, use, output, is_error, at in rows(_TOOL_CALLS, task.id)
+            ToolCall(step, index, use, output, bool(is_error), at.timestamp(), (ended or at).timestamp())
+            for step, index, use, output, is_error, at, ended in rows(_TOOL_CALLS, task.id)
         ],
         head=head,
         commits=len(git_host.git(repo, "rev-list", f"main..{branch}").split()) if head else 0,
@@ -169,7 +170,7 @@ _MODEL_CALLS = (
     'select step, state, started_at, ended_at, cost_usd from model_calls where task_id::text = %s order by step, "try"'
 )
 _TOOL_CALLS = (
-    "select step, index, tool_use_id, output, is_error, created_at from tool_calls"
+    "select step, index, tool_use_id, output, is_error, created_at, finished_at from tool_calls"
     " where task_id::text = %s order by step, index"
 )
 

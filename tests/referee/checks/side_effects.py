@@ -26,7 +26,7 @@ def _check_call(evidence: Evidence, task: TaskEvidence, call: ToolCall, finding:
             finding.wrong(f"{name}: it was begun, and has no result")
     elif call.interrupted:
         finding.counted[IN_THE_AIR] += 1
-        if not evidence.explained(call.at, call.at):
+        if not evidence.explained(call.at, call.ended):
             finding.wrong(f"{name}: it was interrupted, and nothing had happened")
         _check_told(task, call, name, finding)
     elif call.is_error:
