@@ -29,7 +29,8 @@ from tests.referee.report import as_line
 @click.option("--json", "as_json", is_flag=True, help="One JSON object in place of the tables.")
 def main(*, seed: int | None, sandbox: str, boundaries: str, as_json: bool, **given: Any) -> None:
     """Exit code 1 when anything is not as it must be."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for asked in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(asked, _interrupt)
     began = time.monotonic()
 
     def say(text: str) -> None:
@@ -45,6 +46,10 @@ def main(*, seed: int | None, sandbox: str, boundaries: str, as_json: bool, **gi
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    """Once: whoever is impatient must not keep us from removing what we started."""
+    for asked in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(asked, signal.SIG_IGN)
+    click.echo("farhand chaos: stopping and removing everything …", err=True)
     raise KeyboardInterrupt
 
 

@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -119,12 +118,18 @@ def deployed(
         deployment = Deployment(
             sandbox, lease_ttl, scratch, roads, keeper, postgres, redis, git_host, github, model, url, token, ways
         )
-        held.callback(keeper.stop_all)
-        _start_web(deployment, held)
-        for name in HOSTS:
-            deployment.hosts.append(_start_host(deployment, name, warm, held))
-        _wait_until_it_answers(deployment)
-        yield deployment
+        with ExitStack() as places:
+            try:
+                _start_web(deployment, places)
+                for name in HOSTS:
+                    deployment.hosts.append(_start_host(deployment, name, warm, places))
+                _wait_until_it_answers(deployment)
+                yield deployment
+            finally:
+                # Services before what they use: a worker that still runs would start what was just removed.
+                deployment.stop_services()
+                for host in deployment.hosts:
+                    host.clear()
 
 
 def _databases(held: ExitStack) -> tuple[Postgres, Redis]:
@@ -212,17 +217,8 @@ def _start_host(deployment: Deployment, name: str, warm: int, held: ExitStack) -
     given = _environment(deployment, postgres, redis, more)
     worker = Part(f"worker-{name}", worker_command(SLOTS, name), given, deployment.scratch / f"worker-{name}.log")
     host = Host(name, run_dir, worker, postgres, redis, engine)
-    held.callback(_remove_sandboxes, host)
     deployment.keeper.start(worker)
     return host
-
-
-def _remove_sandboxes(host: Host) -> None:
-    """What a run that went wrong, or was interrupted, would leave on this machine."""
-    for sandbox in host.sandboxes():
-        host.signal_sandbox(sandbox, signal.SIGKILL)
-    if containers := host.containers():
-        subprocess.run(["docker", "rm", "--force", *containers], check=False, capture_output=True)
 
 
 def _wait_until_it_answers(deployment: Deployment) -> None:

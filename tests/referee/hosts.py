@@ -67,6 +67,13 @@ class Host:
     def lose(self) -> None:
         """The machine is gone, with all that ran and lay there. The worker is not started again by this."""
         self.worker.send(signal.SIGKILL, whole_session=True)
+        self.clear()
+
+    def clear(self) -> None:
+        """Nothing runs or lies here any more. The worker has ended, or is told to by the same breath."""
+        for pid in processes_of(self.run_dir):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         for sandbox in self.sandboxes():
             self.signal_sandbox(sandbox, signal.SIGKILL)
         if containers := self.containers():
@@ -118,3 +125,20 @@ class Host:
                     if root in words:
                         found.append((int(entry.name), words.partition(root)[2].split("/")[0].split("\0")[0]))
         return found
+
+
+def processes_of(run_dir: Path) -> list[int]:
+    """All that have this run directory as their setting, and git commands that a worker began there."""
+    setting, place = f"FARHAND_RUN_DIR={run_dir}".encode(), f"{run_dir}/".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                settings, command = ((entry / name).read_bytes().split(b"\0") for name in ("environ", "cmdline"))
+                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:  # it has ended
+                continue
+            is_git = command[0].rpartition(b"/")[2].startswith(b"git") and any(place in word for word in command)
+            if (setting in settings or is_git) and state not in "ZX":
+                found.append(int(entry.name))
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.referee.deployment import Deployment
+from tests.referee.hosts import processes_of
 from tests.referee.waiting import NeverHappenedError, eventually
 
 SWEPT_S = 90.0
@@ -19,13 +20,8 @@ def while_running(deployment: Deployment, warm: int) -> list[str]:
 
 def after_the_stop(deployment: Deployment) -> list[str]:
     """What is there though every service has ended."""
-    return deployment_stopped_badly(deployment) + _none_within(
-        STOPPED_S, lambda: _of_hosts(deployment, 0) + _of_processes(deployment)
-    )
-
-
-def deployment_stopped_badly(deployment: Deployment) -> list[str]:
-    return [f"{name} did not end when it was told to" for name in deployment.stopped_badly]
+    late = [f"{name} did not end when it was told to" for name in deployment.stopped_badly]
+    return late + _none_within(STOPPED_S, lambda: _of_hosts(deployment, 0) + _of_processes(deployment))
 
 
 def _none_within(seconds: float, look: object) -> list[str]:
@@ -62,17 +58,12 @@ def _of_rows(deployment: Deployment) -> list[str]:
 
 
 def _of_processes(deployment: Deployment) -> list[str]:
-    """All that run with a run directory of this deployment in their environment or command, whoever started them."""
-    marks = [str(host.run_dir).encode() for host in deployment.hosts]
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                about = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
-                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-            except OSError:
-                continue
-            if state not in "ZX" and any(mark in about for mark in marks):
-                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                found.append(f"process {entry.name}: {command[:200]}")
-    return found
+    found = {pid: host.name for host in deployment.hosts for pid in processes_of(host.run_dir)}
+    return [f"process {pid} of {name}: {_command_of(pid)}" for pid, name in found.items()]
+
+
+def _command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:200]
+    except OSError:
+        return "(it has ended)"

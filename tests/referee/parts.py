@@ -133,12 +133,13 @@ class Keeper:
         return part
 
     def stop_all(self) -> list[str]:
-        """Names of those that did not end when told to."""
+        """Names of those that did not end when told to. A second call finds nothing more to do."""
         self._done.set()
         self._thread.join()
-        for part in self.parts:
+        parts, self.parts = self.parts, []
+        for part in parts:
             part.begin_to_stop()
-        return [part.name for part in reversed(self.parts) if not part.stop()]
+        return [part.name for part in reversed(parts) if not part.stop()]
 
     def _keep(self) -> None:
         while not self._done.wait(LOOK_S):
