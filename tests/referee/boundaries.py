@@ -139,6 +139,7 @@ class BoundaryPhase:
         self._deployment = run.deployment
         self._cases = cases
         self._answers: dict[str, Answer] = {}
+        self.struck_at = 0.0
 
     def carry_out(self, stop: threading.Event) -> None:
         """Returns when all cases were struck; their tasks go on. A case that was not reached is not `hit`."""
@@ -225,7 +226,7 @@ class BoundaryPhase:
         for case in self._cases:
             if case.boundary.name != "wake-up sent":
                 case.hit = self._is_reached(case, holds)
-        began = time.time()
+        began = self.struck_at = time.time()
         hit = {host.name: self._run.running(host.name) for host in self._deployment.hosts}
         for host in self._deployment.hosts:
             host.worker.send(signal.SIGKILL)

@@ -51,7 +51,10 @@ def referee(orders: Orders, say: Callable[[str], None]) -> Report:
         run = Run(deployment, user, say)
         try:
             run.open_repo(REPO)
-            BoundaryPhase(run, cases).carry_out(stop)
+            boundaries = BoundaryPhase(run, cases)
+            boundaries.carry_out(stop)
+            say("waiting until every host has a worker again")
+            run.wait_for_workers(boundaries.struck_at, stop)
             Schedule(run, orders.seed, orders.faults, plans).carry_out(stop)
             run.wait_until_over(stop)
             evidence = collect(run, grace_s=orders.lease_ttl + RESENT_S)

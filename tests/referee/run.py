@@ -13,8 +13,9 @@ from tests.referee.faults import Fault
 from tests.referee.plans import Plan
 from tests.referee.taskruns import TERMINAL, TaskRun
 from tests.referee.user import User
-from tests.referee.waiting import NeverHappenedError
+from tests.referee.waiting import NeverHappenedError, eventually
 
+WORKERS_S = 120.0
 CONVERGE_S = 240.0
 """After the last fault every task has ended by then, whatever rests and backs off."""
 
@@ -67,6 +68,15 @@ class Run:
             elif waits and status in TERMINAL:
                 found.append(f"{task.plan.name} ({task.id}) waits for its pull request")
         return found
+
+    def wait_for_workers(self, since: float, stop: threading.Event) -> None:
+        """Until a worker of each host has registered after `since`. Raises NeverHappenedError."""
+        fresh = "select count(distinct name) from workers where started_at > to_timestamp(%s) and swept_at is null"
+
+        def all_there() -> bool:
+            return int(self.deployment.rows(fresh, since)[0][0]) >= len(self.deployment.hosts)
+
+        eventually(all_there, "every host has a worker again", WORKERS_S, stop=stop)
 
     def wait_until_over(self, stop: threading.Event) -> None:
         """Returns when every task is over, or it is no use to wait any longer: then `not_over` says for what."""
