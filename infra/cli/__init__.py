@@ -32,6 +32,7 @@ _COMMANDS = {
     "image": "services",
     "test": "services",
     "bench": "services",
+    "chaos": "services",
 }
 """Command → module of this package that defines it, in the order of the help page."""
 

@@ -109,3 +109,14 @@ def bench(arguments: tuple[str, ...]) -> None:
     agent image.
     """
     become((sys.executable, "-m", "tests.bench", *arguments))
+
+
+@click.command(name="chaos", context_settings=_pass_on, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[--tasks N] [--faults N] [--seed S] [--json]")
+def chaos(arguments: tuple[str, ...]) -> None:
+    """Break a deployment in every way, and check that nothing is lost.
+
+    It starts a deployment of its own, kills, pauses, cuts and wipes its parts, and judges from outside what is left:
+    docs/chaos.md. Exit code 1 when anything is not as it must be.
+    """
+    become((sys.executable, "-m", "tests.referee", *arguments))
