@@ -43,6 +43,7 @@ class World:
             model=model,
             base_branch=None,
             budget_usd=Decimal(budget),
+            user_limit=100,
         )
         with self.services.tasks.transaction() as tx:
             task_id: UUID = transitions.create(tx, new).id

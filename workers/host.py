@@ -24,7 +24,7 @@ from infra.bus import CANCEL_CHANNEL, connect
 from infra.db import Database
 from infra.errors import AuthorityLostError, UnavailableError
 from infra.services import Services
-from infra.tasks import ownership, transitions
+from infra.tasks import ownership, transitions, turns
 from infra.tasks.log import TaskRow
 from infra.tasks.transitions import Lease
 from workers.attempt import Attempt, Equipment
@@ -143,12 +143,13 @@ class WorkerHost:
 
     # ---- work --------------------------------------------------------------------------------------------------
 
-    def run(self, task_id: UUID) -> None:
-        """Claim a task and run its attempt to the end. A task that is not to be had is left alone."""
-        claimed = self._claim(task_id)
+    def run(self, named: UUID) -> Lease | None:
+        """Run one attempt to the end, for a wake-up that names a task: whoever's turn it is. None: nobody's."""
+        claimed = self._claim(named)
         if claimed is None:
-            return
+            return None
         lease, task = claimed
+        task_id = lease.task_id
         log.info("attempt starts", extra={"action": "attempt_starts", "task_id": task_id, "attempt": lease.attempt})
         attempt = Attempt(self._equipment, lease, task)
         with self._changed:
@@ -161,7 +162,8 @@ class WorkerHost:
             with self._changed:
                 del self._runs[lease.token]
                 self._changed.notify_all()
-            self._wake_next(task)
+            self._wake_next()
+        return lease
 
     def _claim(self, task_id: UUID) -> tuple[Lease, TaskRow] | None:
         """None when it is not to be had. While Postgres is away its wake-up waits here, in a slot of no other use."""
@@ -176,34 +178,33 @@ class WorkerHost:
         return None
 
     def _claim_now(self, task_id: UUID) -> tuple[Lease, TaskRow] | None:
-        with self._services.tasks.transaction() as tx:
-            return transitions.claim(
-                tx,
-                task_id,
-                worker_id=self._registered(),
-                worker_name=self._name,
-                sandbox=self._driver.kind,
-                user_limit=self._settings.max_concurrent_tasks,
-            )
+        return turns.claim_next(
+            self._services.tasks,
+            task_id,
+            worker_id=self._registered(),
+            worker_name=self._name,
+            sandbox=self._driver.kind,
+            user_limit=self._settings.max_concurrent_tasks,
+        )
 
     def _pass_on(self, task_id: UUID) -> None:
         """Celery takes one more message after TERM: another worker's sweep shall send it at once."""
         try:
             with self._services.database.begin() as connection:
-                ownership.forget_wake_up(connection, task_id)
+                turns.mark_unsent(connection, task_id)
         except UnavailableError as error:
             log.warning("lost a wake-up: %s", error, extra={"action": "wake_up_lost", "task_id": task_id})
 
-    def _wake_next(self, task: TaskRow) -> None:
-        """What this attempt made possible: the same task again, or the next one of its user."""
+    def _wake_next(self) -> None:
+        """For what this attempt made room for: the same task again, or whoever is first in the line."""
         try:
-            with self._services.database.begin() as connection:
-                waiting = ownership.next_of_user(connection, task.user_id)
+            with self._services.database.read() as connection:
+                waiting = turns.head(connection, user_limit=self._settings.max_concurrent_tasks)
         except UnavailableError as error:
             log.warning("leaving a wake-up to the sweep: %s", error, extra={"action": "wake_up_lost"})
             return
         for task_id, attempt in waiting:
-            self._services.wake_ups.send(task_id, attempt + 1)
+            self._services.wake_ups.send(task_id, attempt)
 
     def _see_to_pull_requests(self) -> None:
         Desk(self._services).run(self._draining)

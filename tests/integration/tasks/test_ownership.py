@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from sqlalchemy import select, text, update
+from sqlalchemy import select, update
 
 from infra.tables import Attempt, Task
 from infra.tasks import ownership, transitions
@@ -77,24 +77,6 @@ def test_a_dead_sandbox_rests_its_task(world: World) -> None:
     assert world.claim(lease.task_id, world.worker()) is None
     _rest_no_longer(world, lease.task_id)
     assert world.claim(lease.task_id, world.worker()) is not None
-
-
-def test_wake_ups_are_sent_again_in_turn_of_users(world: World) -> None:
-    many = [world.task() for _ in range(5)]
-    other = world.task(user_id=world.another_user())
-    _age(world, [*many, other])
-    with world.services.tasks.transaction() as tx:
-        assert {row.id for row in ownership.due(tx, limit=2)} == {many[0], other}
-    with world.services.tasks.transaction() as tx:
-        assert {row.id for row in ownership.due(tx, limit=100)} == set(many[1:])
-    with world.services.tasks.transaction() as tx:
-        assert ownership.due(tx, limit=100) == []
-
-
-def _age(world: World, tasks: list[UUID]) -> None:
-    with world.services.database.begin() as connection:
-        past = text("now() - interval '31 seconds'")
-        connection.execute(update(Task).where(Task.id.in_(tasks)).values(enqueued_at=past))
 
 
 def _rest_no_longer(world: World, task_id: UUID) -> None:
