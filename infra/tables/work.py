@@ -108,7 +108,7 @@ class Task(Base):
         ),
         Index("ix_tasks_user_id_id", "user_id", "id"),
         Index("ix_tasks_project_id_id", "project_id", "id"),
-        Index("ix_tasks_running", "worker_id", postgresql_where=sql("status = 'running'")),
+        Index("ix_tasks_held", "worker_id", postgresql_where=sql("worker_id is not null")),
         Index(
             "ix_tasks_pull_request",
             "pull_request_requested_at",
