@@ -29,6 +29,7 @@ from infra.tasks.log import TaskRow
 from infra.tasks.transitions import Lease
 from workers.attempt import Attempt, Equipment
 from workers.endings import Cancelled, Ending, HandOver, Lost
+from workers.lifetime import Lifetime
 from workers.open_files import allow_open_files
 from workers.pool import Pool
 from workers.process_lock import ProcessLock
@@ -67,13 +68,14 @@ class WorkerHost:
         self._runs: dict[UUID, Attempt] = {}
         """By lease token: two attempts at one task may meet here, when the first was taken from us and returns."""
         self._strays: set[UUID] = set()
+        self._broken: set[UUID] = set()
+        """Leases of attempts that ended by a bug, and so without a word."""
         self._changed = threading.Condition()
         self._draining = threading.Event()
         self._gone = threading.Event()
-        self._alive_since = 0.0
-        self._alive_until = 0.0
+        self._lifetime = Lifetime(self._settings.lease_ttl)
         self.worker_id: UUID | None = None
-        self._sweeper = Sweeper(services, driver, may_act=self._has_been_alive)
+        self._sweeper = Sweeper(services, driver, may_act=self._lifetime.may_judge)
         self._room = Room(services, worker=name)
         self._desks = (self._see_to_pull_requests,) * DESKS
 
@@ -158,6 +160,9 @@ class WorkerHost:
             if self._draining.is_set():
                 attempt.end(HandOver())
             attempt.run()
+        except Exception:
+            self._broken.add(lease.token)
+            raise
         finally:
             with self._changed:
                 del self._runs[lease.token]
@@ -213,11 +218,7 @@ class WorkerHost:
 
     def suspended(self) -> bool:
         """Past our own deadline: others may believe that we are dead."""
-        return time.monotonic() >= self._alive_until
-
-    def _has_been_alive(self) -> bool:
-        """Whether heartbeats succeeded for a full ttl: after a Postgres outage everyone looks dead for a moment."""
-        return not self.suspended() and time.monotonic() - self._alive_since >= self._settings.lease_ttl
+        return self._lifetime.suspended()
 
     def _registered(self) -> UUID:
         assert self.worker_id is not None  # before anything can ask for it  # noqa: S101
@@ -235,8 +236,7 @@ class WorkerHost:
             )
         self.worker_id = worker_id
         self._lock.name(worker_id)
-        self._alive_since = started
-        self._alive_until = started + self._settings.lease_ttl
+        self._lifetime.beaten(started)
 
     def _beat(self) -> None:
         """Until we are gone, also while attempts are handed over: nobody shall take us for dead meanwhile."""
@@ -249,8 +249,10 @@ class WorkerHost:
                 else:
                     self._poll_cancels()
             except UnavailableError as error:
+                self._lifetime.missed()
                 log.warning("no heartbeat: %s", error, extra={"action": "heartbeat_failed"})
             except Exception:
+                self._lifetime.missed()
                 log.exception("a heartbeat broke", extra={"action": "heartbeat_failed"})
 
     def _heartbeat(self, started: float) -> None:
@@ -262,8 +264,7 @@ class WorkerHost:
             self._register()
             return
         if self.suspended():
-            self._alive_since = started
-        self._alive_until = started + self._settings.lease_ttl
+            self._lifetime.beaten(started)
         self._cancel(beat.cancelled)
         self._give_back_strays(beat.held)
 
@@ -276,8 +277,12 @@ class WorkerHost:
         for lease in (unknown[token] for token in unknown.keys() & self._strays):
             log.error("nobody runs a task of ours", extra={"action": "task_astray", "task_id": lease.task_id})
             with contextlib.suppress(AuthorityLostError), self._services.tasks.transaction() as tx:
-                transitions.give_back_after_death(tx, lease, limit=ownership.MAX_DEATHS, error=ownership.POISONED)
+                if lease.token in self._broken:
+                    transitions.give_back_after_death(tx, lease, limit=ownership.MAX_DEATHS, error=ownership.POISONED)
+                else:
+                    transitions.hand_over(tx, lease, "outage")
         self._strays = set(unknown)
+        self._broken &= self._strays
 
     def _poll_cancels(self) -> None:
         if self._runs:

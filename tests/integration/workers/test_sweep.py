@@ -1,4 +1,4 @@
-"""The sweep with a real queue: it makes up for what is lost, floods nothing, and any worker may do it, or all at once."""
+"""The sweep with a real queue: it makes up for what is lost, floods nothing, and any number of workers may do it."""
 
 from __future__ import annotations
 
