@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from uuid import UUID
 
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import select, text, update
 
 from infra import limits
-from infra.ids import new_id
 from infra.queue import AGENTS, queue_length
 from infra.services import Services
-from infra.tables import Attempt, Project, Task, User
+from infra.tables import Attempt, Task
 from infra.tasks import ownership, transitions
 from infra.tasks.states import Status
 from tests.services import Redis
@@ -54,36 +54,6 @@ def queued(services: Services) -> list[UUID]:
     return [UUID(one.partition(mark)[2].partition(".")[0]) for one in reversed(messages)]
 
 
-def many_tasks(world: World, count: int, *, users: int) -> list[UUID]:
-    """Pending tasks in one insert, in turn of so many users, none of them with a wake-up; their users."""
-    with world.services.database.begin() as connection:
-        people = [{"id": new_id(), "email": f"{n}@example.invalid", "password_hash": "x"} for n in range(users)]
-        connection.execute(insert(User), people)
-        projects = [
-            {"id": new_id(), "user_id": one["id"], "repo_url": "https://git.example.invalid/r", "name": "r"}
-            for one in people
-        ]
-        connection.execute(insert(Project), projects)
-        connection.execute(
-            insert(Task),
-            [
-                {
-                    "id": new_id(),
-                    "user_id": projects[n % users]["user_id"],
-                    "project_id": projects[n % users]["id"],
-                    "repo_url": "https://git.example.invalid/r",
-                    "prompt": "p",
-                    "agent": "coder",
-                    "model": "replay:x",
-                    "budget_usd": 1,
-                    "enqueued_at": None,
-                }
-                for n in range(count)
-            ],
-        )
-    return [UUID(str(one["id"])) for one in people]
-
-
 def owners(world: World, tasks: Sequence[UUID]) -> set[UUID]:
     with world.services.database.read() as connection:
         return set(connection.execute(select(Task.user_id).where(Task.id.in_(tasks))).scalars())
@@ -91,7 +61,10 @@ def owners(world: World, tasks: Sequence[UUID]) -> set[UUID]:
 
 def test_ten_thousand_pending_tasks_flood_no_queue(world: World) -> None:
     services = world.services
-    users = many_tasks(world, 10_000, users=SLOTS)
+    people = [replace(world, user_id=world.another_user()) for _ in range(SLOTS)]
+    for one in people:
+        one.many_tasks(10_000 // len(people))
+    users = [one.user_id for one in people]
     world.worker()
     world.worker()
     sweepers = [a_sweeper(services) for _ in range(4)]
@@ -109,14 +82,14 @@ def test_ten_thousand_pending_tasks_flood_no_queue(world: World) -> None:
 
 
 def test_without_a_live_worker_nothing_is_sent(world: World) -> None:
-    many_tasks(world, 3, users=1)
+    world.many_tasks(3)
     world.let_die(world.worker())
     a_sweeper(world.services).send_again()
     assert queue_length(world.services.celery, AGENTS) == 0
 
 
 def test_what_could_not_be_sent_is_not_taken_for_sent(world: World, redis_server: Redis) -> None:
-    many_tasks(world, 3, users=1)
+    world.many_tasks(3)
     world.worker()
     sweeper = a_sweeper(world.services)
     redis_server.stop()
