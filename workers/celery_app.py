@@ -69,12 +69,12 @@ def _drain(**_: Any) -> None:
 
 
 @app.task(name=RUN_ATTEMPT, ignore_result=True)
-def run_attempt(task_id: str) -> None:
-    """Claim a task and run one attempt of it."""
+def run_attempt(task_id: str) -> str | None:
+    """Run an attempt at this task, or at another one whose turn it is. Says which, for who looks at Celery's events."""
     try:
         known = UUID(task_id)
     except (ValueError, TypeError, AttributeError):
         log.warning("a wake-up for %r, which is no task id", task_id, extra={"action": "wake_up_malformed"})
-        return
-    if _Process.host is not None:
-        _Process.host.run(known)
+        return None
+    lease = _Process.host.run(known) if _Process.host is not None else None
+    return None if lease is None else f"{lease.task_id}.{lease.attempt}"

@@ -24,11 +24,12 @@ from infra.bus import CANCEL_CHANNEL, connect
 from infra.db import Database
 from infra.errors import AuthorityLostError, UnavailableError
 from infra.services import Services
-from infra.tasks import ownership, transitions
+from infra.tasks import ownership, transitions, turns
 from infra.tasks.log import TaskRow
 from infra.tasks.transitions import Lease
 from workers.attempt import Attempt, Equipment
 from workers.endings import Cancelled, Ending, HandOver, Lost
+from workers.lifetime import Lifetime
 from workers.open_files import allow_open_files
 from workers.pool import Pool
 from workers.process_lock import ProcessLock
@@ -68,13 +69,14 @@ class WorkerHost:
         self._runs: dict[UUID, Attempt] = {}
         """By lease token: two attempts at one task may meet here, when the first was taken from us and returns."""
         self._strays: set[UUID] = set()
+        self._broken: set[UUID] = set()
+        """Leases of attempts that ended by a bug, and so without a word."""
         self._changed = threading.Condition()
         self._draining = threading.Event()
         self._gone = threading.Event()
-        self._alive_since = 0.0
-        self._alive_until = 0.0
+        self._lifetime = Lifetime(self._settings.lease_ttl)
         self.worker_id: UUID | None = None
-        self._sweeper = Sweeper(services, driver, may_act=self._has_been_alive)
+        self._sweeper = Sweeper(services, driver, may_act=self._lifetime.may_judge)
         self._room = Room(services, worker=name)
         self._desks = (self._see_to_pull_requests,) * DESKS
 
@@ -145,12 +147,13 @@ class WorkerHost:
 
     # ---- work --------------------------------------------------------------------------------------------------
 
-    def run(self, task_id: UUID) -> None:
-        """Claim a task and run its attempt to the end. A task that is not to be had is left alone."""
-        claimed = self._claim(task_id)
+    def run(self, named: UUID) -> Lease | None:
+        """Run one attempt to the end, for a wake-up that names a task: whoever's turn it is. None: nobody's."""
+        claimed = self._claim(named)
         if claimed is None:
-            return
+            return None
         lease, task = claimed
+        task_id = lease.task_id
         log.info("attempt starts", extra={"action": "attempt_starts", "task_id": task_id, "attempt": lease.attempt})
         attempt = Attempt(self._equipment, lease, task)
         with self._changed:
@@ -159,11 +162,15 @@ class WorkerHost:
             if self._draining.is_set():
                 attempt.end(HandOver())
             attempt.run()
+        except Exception:
+            self._broken.add(lease.token)
+            raise
         finally:
             with self._changed:
                 del self._runs[lease.token]
                 self._changed.notify_all()
-            self._wake_next(task)
+            self._wake_next()
+        return lease
 
     def _claim(self, task_id: UUID) -> tuple[Lease, TaskRow] | None:
         """None when it is not to be had. While Postgres is away its wake-up waits here, in a slot of no other use."""
@@ -178,34 +185,33 @@ class WorkerHost:
         return None
 
     def _claim_now(self, task_id: UUID) -> tuple[Lease, TaskRow] | None:
-        with self._services.tasks.transaction() as tx:
-            return transitions.claim(
-                tx,
-                task_id,
-                worker_id=self._registered(),
-                worker_name=self._name,
-                sandbox=self._driver.kind,
-                user_limit=self._settings.max_concurrent_tasks,
-            )
+        return turns.claim_next(
+            self._services.tasks,
+            task_id,
+            worker_id=self._registered(),
+            worker_name=self._name,
+            sandbox=self._driver.kind,
+            user_limit=self._settings.max_concurrent_tasks,
+        )
 
     def _pass_on(self, task_id: UUID) -> None:
         """Celery takes one more message after TERM: another worker's sweep shall send it at once."""
         try:
             with self._services.database.begin() as connection:
-                ownership.forget_wake_up(connection, task_id)
+                turns.mark_unsent(connection, task_id)
         except UnavailableError as error:
             log.warning("lost a wake-up: %s", error, extra={"action": "wake_up_lost", "task_id": task_id})
 
-    def _wake_next(self, task: TaskRow) -> None:
-        """What this attempt made possible: the same task again, or the next one of its user."""
+    def _wake_next(self) -> None:
+        """For what this attempt made room for: the same task again, or whoever is first in the line."""
         try:
-            with self._services.database.begin() as connection:
-                waiting = ownership.next_of_user(connection, task.user_id)
+            with self._services.database.read() as connection:
+                waiting = turns.head(connection, user_limit=self._settings.max_concurrent_tasks)
         except UnavailableError as error:
             log.warning("leaving a wake-up to the sweep: %s", error, extra={"action": "wake_up_lost"})
             return
         for task_id, attempt in waiting:
-            self._services.wake_ups.send(task_id, attempt + 1)
+            self._services.wake_ups.send(task_id, attempt)
 
     def _see_to_pull_requests(self) -> None:
         Desk(self._services).run(self._draining)
@@ -214,11 +220,7 @@ class WorkerHost:
 
     def suspended(self) -> bool:
         """Past our own deadline: others may believe that we are dead."""
-        return time.monotonic() >= self._alive_until
-
-    def _has_been_alive(self) -> bool:
-        """Whether heartbeats succeeded for a full ttl: after a Postgres outage everyone looks dead for a moment."""
-        return not self.suspended() and time.monotonic() - self._alive_since >= self._settings.lease_ttl
+        return self._lifetime.suspended()
 
     def _registered(self) -> UUID:
         assert self.worker_id is not None  # before anything can ask for it  # noqa: S101
@@ -236,8 +238,7 @@ class WorkerHost:
             )
         self.worker_id = worker_id
         self._lock.name(worker_id)
-        self._alive_since = started
-        self._alive_until = started + self._settings.lease_ttl
+        self._lifetime.beaten(started)
 
     def _beat(self) -> None:
         """Until we are gone, also while attempts are handed over: nobody shall take us for dead meanwhile."""
@@ -250,8 +251,10 @@ class WorkerHost:
                 else:
                     self._poll_cancels()
             except UnavailableError as error:
+                self._lifetime.missed()
                 log.warning("no heartbeat: %s", error, extra={"action": "heartbeat_failed"})
             except Exception:
+                self._lifetime.missed()
                 log.exception("a heartbeat broke", extra={"action": "heartbeat_failed"})
 
     def _heartbeat(self, started: float) -> None:
@@ -263,8 +266,7 @@ class WorkerHost:
             self._register()
             return
         if self.suspended():
-            self._alive_since = started
-        self._alive_until = started + self._settings.lease_ttl
+            self._lifetime.beaten(started)
         self._cancel(beat.cancelled)
         self._give_back_strays(beat.held)
 
@@ -277,8 +279,12 @@ class WorkerHost:
         for lease in (unknown[token] for token in unknown.keys() & self._strays):
             log.error("nobody runs a task of ours", extra={"action": "task_astray", "task_id": lease.task_id})
             with contextlib.suppress(AuthorityLostError), self._services.tasks.transaction() as tx:
-                transitions.give_back_after_death(tx, lease, limit=ownership.MAX_DEATHS, error=ownership.POISONED)
+                if lease.token in self._broken:
+                    transitions.give_back_after_death(tx, lease, limit=ownership.MAX_DEATHS, error=ownership.POISONED)
+                else:
+                    transitions.hand_over(tx, lease, "outage")
         self._strays = set(unknown)
+        self._broken &= self._strays
 
     def _poll_cancels(self) -> None:
         if self._runs:

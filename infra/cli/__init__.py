@@ -24,6 +24,7 @@ _COMMANDS = {
     "egress": "egress",
     "pr": "pull_request",
     "token": "token",
+    "limits": "limits",
     "doctor": "doctor",
     "api": "services",
     "gateway": "services",

@@ -1,4 +1,5 @@
-"""Workers, their heartbeats, and the sweep that gives the work of lost workers to others.
+"""Workers, their heartbeats, and the sweep that gives the work of lost workers to others. Which task a worker gets, and
+when its wake-up is sent, stands in `infra.tasks.turns`.
 
 A worker's row is its lease: `alive_until` is pushed forward every few seconds, in database time. Nobody touches
 task rows for a heartbeat. A sweep marks a lost worker and requeues its tasks in one transaction, so that a worker
@@ -7,13 +8,11 @@ which comes back finds itself either still owner of all its tasks or of none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, func, insert, select, update
 
 from agent_runtime.protocol import Failure
 from infra.ids import new_id
@@ -24,8 +23,6 @@ from infra.tasks.transitions import RELEASED, Lease, close_attempt, in_seconds
 
 MAX_DEATHS = 5
 """Deaths of sandboxes or workers without a new step in between, after which a task is taken for poison."""
-
-RESEND_AFTER = timedelta(seconds=30)
 
 POISONED: Failure = {
     "code": "worker_died_repeatedly",
@@ -144,52 +141,9 @@ def cancel_unowned(tx: Transaction) -> list[TaskRow]:
     return [row for row in ended if row is not None]
 
 
-def due(tx: Transaction, *, limit: int) -> Sequence[TaskRow]:
-    """Pending tasks whose wake-up may be lost, oldest first of each user in turn; marked as sent again."""
-    turn = func.row_number().over(partition_by=Task.user_id, order_by=Task.id)
-    waiting = (
-        select(Task.id, turn.label("turn"))
-        .where(
-            Task.status == Status.PENDING,
-            Task.cancel_requested_at.is_(None),
-            or_(Task.enqueued_at.is_(None), Task.enqueued_at < func.now() - RESEND_AFTER),
-            or_(Task.not_before.is_(None), Task.not_before <= func.now()),
-        )
-        .subquery()
-    )
-    first = select(waiting.c.id).order_by(waiting.c.turn, waiting.c.id).limit(limit)
-    return tx.connection.execute(
-        update(Task)
-        .where(Task.id.in_(first), Task.status == Status.PENDING)
-        .values(enqueued_at=func.now())
-        .returning(*Task.__table__.c)
-    ).all()
-
-
-def forget_wake_up(connection: Connection, task_id: UUID) -> None:
-    """A wake-up came to a worker that could not use it: it counts as not sent."""
-    connection.execute(update(Task).where(Task.id == task_id, Task.status == Status.PENDING).values(enqueued_at=None))
-
-
 def decline(tx: Transaction, task_id: UUID, *said: Draft) -> None:
-    """As `forget_wake_up`, by a worker that can take no task now, and with events that say why."""
+    """A worker can take no task now: the wake-up that came to it counts as not sent, and events say why."""
     tx.advance((Task.id == task_id, Task.status == Status.PENDING), *said, values={"enqueued_at": None})
-
-
-def next_of_user(connection: Connection, user_id: UUID) -> list[tuple[UUID, int]]:
-    """The oldest pending task of a user whose slot became free, with its last attempt; empty when there is none."""
-    rows = connection.execute(
-        select(Task.id, Task.attempt)
-        .where(
-            Task.user_id == user_id,
-            Task.status == Status.PENDING,
-            Task.cancel_requested_at.is_(None),
-            or_(Task.not_before.is_(None), Task.not_before <= func.now()),
-        )
-        .order_by(Task.id)
-        .limit(1)
-    )
-    return [(row.id, row.attempt) for row in rows]
 
 
 _CANCELLED = ("cancelled", {"by": "user", "confirmed_dead_ms": None})
