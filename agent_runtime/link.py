@@ -16,6 +16,8 @@ from agent_runtime.stream import StreamCut, read_response
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
+RECONNECT_PAUSE_S = 0.25
+"""To try a socket that nobody listens on costs next to nothing, and whoever adopts us shall be heard at once."""
 
 Headers = dict[str, str]
 Read = Callable[[http.client.HTTPResponse], Any]
@@ -106,6 +108,7 @@ class Link:
         pause = FIRST_PAUSE_S
         while True:
             self._set_timeout(deadline)
+            longest = LONGEST_PAUSE_S
             try:
                 return self._once(method, path, body, headers or {}, read or _read_json)
             except NotNow as answer:
@@ -113,9 +116,10 @@ class Link:
             except (OSError, http.client.HTTPException, StreamCut) as problem:
                 self._connection.close()
                 self._note_break(problem)
+                longest = RECONNECT_PAUSE_S
             if deadline is not None and time.monotonic() + pause > deadline:
                 raise time_is_up()
-            time.sleep(pause)
+            time.sleep(min(pause, longest))
             pause = min(max(pause, FIRST_PAUSE_S / 2) * 2, LONGEST_PAUSE_S)
 
     def _once(self, method: str, path: str, body: bytes | None, headers: Headers, read: Read) -> Any:

@@ -63,9 +63,10 @@ def _say_ready(sender: Any, **_: Any) -> None:
 
 
 @worker_shutting_down.connect
-def _drain(**_: Any) -> None:
+def _drain(sig: str, **_: Any) -> None:
+    """TERM: somebody comes after us. INT and QUIT, as from a terminal: nobody does."""
     if _Process.host is not None:
-        _Process.host.stop()
+        _Process.host.stop(for_good=sig != "SIGTERM")
 
 
 @app.task(name=RUN_ATTEMPT, ignore_result=True)

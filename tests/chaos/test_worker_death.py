@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.slow]
 def in_a_tool_call(pair: Stage, task: Followed) -> None:
     task.wait_for("tool_call", 2)
     eventually(lambda: runs("sleep 31301"), "the command runs")
-    pair.kill_worker_of(task.id)
+    pair.lose_host_of(task.id)
 
 
 def before_a_result_is_recorded(pair: Stage, task: Followed) -> None:
@@ -25,19 +25,19 @@ def before_a_result_is_recorded(pair: Stage, task: Followed) -> None:
         eventually(pair.containers, "there is a sandbox")
         pair.run_inside("touch", "/tmp/go")
         wait_for_a_write()
-        pair.kill_worker_of(task.id)
+        pair.lose_host_of(task.id)
         pair.cut_blocked_writes()
 
 
 def before_the_model_answers(pair: Stage, task: Followed) -> None:
     pair.model.wait_for_held("ask", timeout=30)
-    pair.kill_worker_of(task.id)
+    pair.lose_host_of(task.id)
     pair.model.open_gate("ask")
 
 
 def in_the_models_stream(pair: Stage, task: Followed) -> None:
     pair.model.wait_for_held("stream", timeout=30)
-    pair.kill_worker_of(task.id)
+    pair.lose_host_of(task.id)
     pair.model.open_gate("stream")
 
 
@@ -46,7 +46,7 @@ def before_an_answer_is_recorded(pair: Stage, task: Followed) -> None:
     with pair.locked(task.id) as wait_for_a_write:
         pair.model.open_gate("commit")
         wait_for_a_write()
-        pair.kill_worker_of(task.id)
+        pair.lose_host_of(task.id)
         pair.cut_blocked_writes()
 
 
@@ -99,7 +99,7 @@ def test_an_answer_that_postgres_has_is_kept_though_its_worker_is_dead(pair: Sta
     with pair.locked(task.id) as wait_for_a_write:
         pair.model.open_gate("answered")
         wait_for_a_write()
-        pair.kill_worker_of(task.id)
+        pair.lose_host_of(task.id)
     task.end()
     assert task.of("task_resumed")[0]["data"] == {"attempt": 2, "step": 2, "reason": "worker_lost"}
     assert task.pushed("counter") == "one\ntwo\nthree\n"
@@ -114,7 +114,7 @@ def test_a_result_that_postgres_has_is_kept_though_its_worker_is_dead(pair: Stag
         eventually(pair.containers, "there is a sandbox")
         pair.run_inside("touch", "/tmp/go")
         wait_for_a_write()
-        pair.kill_worker_of(task.id)
+        pair.lose_host_of(task.id)
     task.end()
     assert task.output("2.0") == "[exit code 0]"
     assert task.pushed("counter") == "one\ntwo\nthree\n"
