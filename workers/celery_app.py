@@ -45,6 +45,7 @@ def _set_up_logging(**_: Any) -> None:
 
 @worker_init.connect
 def _start_host(sender: Any, **_: Any) -> None:
+    configure_logging(services.settings)  # Celery asks for it later, and adopted tasks begin here
     try:
         _Process.host = WorkerHost(services, choose_driver(services.settings), name=str(sender.hostname))
         _Process.host.start()

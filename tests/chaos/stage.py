@@ -27,7 +27,7 @@ from tests.standin.model import ModelStandIn
 from workers.sandbox.container import DEPLOYMENT_LABEL, SANDBOX_LABEL
 from workers.sandbox.docker import DockerDriver
 
-TIMEOUT_S = 50.0
+TIMEOUT_S = 120.0
 
 T = TypeVar("T")
 

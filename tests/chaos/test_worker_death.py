@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import time
-
 import pytest
 
-from tests.chaos.stage import Followed, Stage, alive, eventually, runs
+from tests.chaos.stage import Followed, Stage, eventually, runs
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
@@ -119,20 +115,3 @@ def test_a_result_that_postgres_has_is_kept_though_its_worker_is_dead(pair: Stag
     assert task.output("2.0") == "[exit code 0]"
     assert task.pushed("counter") == "one\ntwo\nthree\n"
     assert pair.asked("resulted") == {0: 1, 1: 1, 2: 1, 3: 1}
-
-
-def test_term_hands_a_running_task_over_within_ten_seconds(pair: Stage) -> None:
-    task = pair.submit("term")
-    eventually(lambda: runs("sleep 31303"), "the command runs")
-    pid, since = pair.worker_of(task.id), time.monotonic()
-    os.kill(pid, signal.SIGTERM)
-    eventually(lambda: not alive(pid), "the worker is gone", timeout=10)
-    claimable = pair.rows("select status, deaths from tasks where id = %s", task.id)
-    assert time.monotonic() - since < 10
-    task.end()
-    assert claimable[0][0] in {"pending", "running"}
-    assert claimable[0][1] == 0  # a hand-over is no death
-    assert task.of("task_resumed")[0]["data"]["reason"] == "handed_over"
-    assert "interrupted" in task.output("2.0")
-    assert task.pushed("counter") == "one\nthree\n"
-    assert pair.asked("term") == {0: 1, 1: 1, 2: 1, 3: 1}
