@@ -69,6 +69,23 @@ def test_poison_ends_in_failed(world: World) -> None:
     assert outcomes == {"worker_lost"}
 
 
+def test_a_worker_that_leaves_keeps_its_tasks_for_a_moment_and_counts_no_death(world: World) -> None:
+    worker = world.worker()
+    lease = world.claim(world.task(), worker)
+    assert lease is not None
+    world.leave(worker)
+    with world.services.database.begin() as connection:
+        assert not ownership.heartbeat(connection, worker, ttl=10).alive  # it can't take it back
+        assert ownership.live_slots(connection) == 0
+    assert world.sweep() == []
+    world.let_die(worker)
+    assert [row.id for row in world.sweep()] == [lease.task_id]
+    row = world.row(lease.task_id)
+    assert (row.status, row.deaths, row.not_before) == (Status.PENDING, 0, None)
+    with world.services.database.begin() as connection:
+        assert connection.execute(select(Attempt.outcome)).scalar_one() == "handed_over"
+
+
 def test_a_dead_sandbox_rests_its_task(world: World) -> None:
     lease = world.claimed()
     with world.services.tasks.transaction() as tx:
