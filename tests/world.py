@@ -98,6 +98,10 @@ class World:
             past = text("now() - interval '1 second'")
             connection.execute(update(Worker).where(Worker.id == worker_id).values(alive_until=past))
 
+    def leave(self, worker_id: UUID, seconds: float = 5.0) -> None:
+        with self.services.database.begin() as connection:
+            ownership.leave(connection, worker_id, seconds=seconds)
+
     def sweep(self) -> list[TaskRow]:
         with self.services.tasks.transaction() as tx:
             return ownership.sweep_lost_workers(tx)

@@ -11,7 +11,6 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from uuid import UUID
 
 from kombu.exceptions import OperationalError
 from redis import RedisError
@@ -22,7 +21,6 @@ from infra.housekeeping import forget_old
 from infra.queue import AGENTS, queue_length
 from infra.services import Services
 from infra.tasks import ownership, turns
-from infra.tasks.log import TaskRow
 from workers.sandbox.base import Driver
 from workers.sandbox.hold import held_ids, unless_held
 
@@ -62,13 +60,8 @@ class Sweeper:
         with self._services.tasks.transaction() as tx:
             taken = ownership.sweep_lost_workers(tx)
             ownership.cancel_unowned(tx)
-        _say_taken(taken)
-
-    def bury(self, worker_id: UUID) -> None:
-        """As `take_back`, for a worker of this host whose process is dead."""
-        with self._services.tasks.transaction() as tx:
-            taken = ownership.bury(tx, worker_id)
-        _say_taken(taken)
+        for task in taken:
+            log.warning("took a task from a lost worker", extra={"action": "task_swept", "task_id": task.id})
 
     def forget_old(self) -> None:
         """Rows that are kept for some days only."""
@@ -118,8 +111,3 @@ class Sweeper:
         """How many wake-ups may be added: the queue stays no longer than twice the live slots."""
         slots = ownership.live_slots(connection)
         return 2 * slots - queue_length(self._services.celery, AGENTS)
-
-
-def _say_taken(tasks: list[TaskRow]) -> None:
-    for task in tasks:
-        log.warning("took a task from a lost worker", extra={"action": "task_swept", "task_id": task.id})

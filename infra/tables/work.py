@@ -25,6 +25,10 @@ class Worker(Base):
     alive_until: Mapped[Moment]
     swept_at: Mapped[Moment | None]
     """Set with the requeueing of its tasks: from then on this id owns nothing."""
+    left_at: Mapped[Moment | None]
+    """Set as it leaves on TERM: it beats no more, and what becomes of its tasks is nobody's death."""
+    runtime: Mapped[str | None]
+    """Which runtime its sandboxes have. Null: of a version that did not say; nobody adopts those."""
     started_at: Mapped[CreatedAt]
 
     __table_args__ = (Index("ix_workers_unswept", "alive_until", postgresql_where=sql("swept_at is null")),)

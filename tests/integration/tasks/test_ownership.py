@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from sqlalchemy import select
+
+from infra.tables import Attempt
 from infra.tasks import ownership, transitions
 from infra.tasks.states import Status
 from tests.world import World
@@ -46,3 +49,20 @@ def test_a_cancel_survives_a_hand_over(world: World) -> None:
         transitions.hand_over(tx, lease, "handed_over")
     with world.services.tasks.transaction() as tx:
         assert [row.status for row in ownership.cancel_unowned(tx)] == [Status.CANCELLED]
+
+
+def test_a_worker_that_leaves_keeps_its_tasks_for_a_moment_and_counts_no_death(world: World) -> None:
+    worker = world.worker()
+    lease = world.claim(world.task(), worker)
+    assert lease is not None
+    world.leave(worker)
+    with world.services.database.begin() as connection:
+        assert not ownership.heartbeat(connection, worker, ttl=10).alive  # it can't take it back
+        assert ownership.live_slots(connection) == 0
+    assert world.sweep() == []
+    world.let_die(worker)
+    assert [row.id for row in world.sweep()] == [lease.task_id]
+    row = world.row(lease.task_id)
+    assert (row.status, row.deaths, row.not_before) == (Status.PENDING, 0, None)
+    with world.services.database.begin() as connection:
+        assert connection.execute(select(Attempt.outcome)).scalar_one() == "handed_over"

@@ -108,6 +108,14 @@ STATES, SEQUENCE, MODEL, EFFECTS, PUBLICATION, MONEY, LEFTOVERS = CHECKS
 Forge = Callable[[Evidence], object]
 
 
+def both(first: Forge, second: Forge) -> Forge:
+    def forge(evidence: Evidence) -> None:
+        first(evidence)
+        second(evidence)
+
+    return forge
+
+
 def task_of(evidence: Evidence) -> TaskEvidence:
     return evidence.tasks[0]
 
@@ -122,7 +130,7 @@ FORGED: dict[str, tuple[str, Forge]] = {
     "a boundary was missed": (STATES, lambda e: e.boundaries_missed.append("claimed, kept")),
     "a failure of the git host without a fault": (
         STATES,
-        lambda e: (e.faults.clear(), setattr(task_of(e), "retries", 1)),
+        both(lambda e: e.faults.clear(), lambda e: setattr(task_of(e), "retries", 1)),
     ),
     "a hole in seq": (SEQUENCE, lambda e: task_of(e).events.pop(3)),
     "an event seen twice": (SEQUENCE, lambda e: task_of(e).seen.insert(4, task_of(e).seen[3])),
@@ -133,7 +141,7 @@ FORGED: dict[str, tuple[str, Forge]] = {
     "a step told twice": (SEQUENCE, lambda e: task_of(e).events[6]["data"].update(step=1)),
     "a recorded step asked again": (MODEL, lambda e: asked_again(e, 107.0)),
     "a request without a hold": (MODEL, lambda e: task_of(e).asks.append(Ask(90.5, 1))),
-    "a call lost for nothing": (MODEL, lambda e: (e.faults.clear(), asked_again(e, 104.0))),
+    "a call lost for nothing": (MODEL, both(lambda e: e.faults.clear(), lambda e: asked_again(e, 104.0))),
     "a step paid for twice": (
         MODEL,
         lambda e: task_of(e).model_calls.append(ModelCall(2, "settled", 105.0, 106.0, 0.0)),
@@ -145,7 +153,7 @@ FORGED: dict[str, tuple[str, Forge]] = {
     "a mode that is lost": (EFFECTS, lambda e: task_of(e).tree.update({"README.md": ("100755", "a sample\n")})),
     "an interrupted call that happened twice": (
         EFFECTS,
-        lambda e: (interrupted(e), task_of(e).tree.update(counter=("100644", "one\ntwo\ntwo\n"))),
+        both(interrupted, lambda e: task_of(e).tree.update(counter=("100644", "one\ntwo\ntwo\n"))),
     ),
     "an interrupted call that was not told": (EFFECTS, lambda e: interrupted(e, told=False)),
     "a call interrupted by nothing": (EFFECTS, lambda e: interrupted(e, at=50.0)),
