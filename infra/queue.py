@@ -55,7 +55,8 @@ def make_celery(settings: Settings) -> Celery:
             "socket_connect_timeout": 2,
             "socket_keepalive": True,
             "health_check_interval": 10,
-            "retry_on_timeout": True,
+            # Not `retry_on_timeout`: with any retry redis-py subscribes again by itself when Redis has restarted, reads
+            # without end, and a gevent worker waits for that reader for ever before it consumes again.
             # A channel is tried once more, then whoever asked hears of the outage; by default after six seconds.
             "max_retries": 1,
             "interval_start": 0,

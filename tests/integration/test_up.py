@@ -189,7 +189,7 @@ def tcp_sockets() -> Iterator[list[str]]:
 def test_who_is_killed_comes_back_on_the_same_data_and_address(up: Up, name: str) -> None:
     before = up.children()
     os.kill(before[name].pid, signal.SIGKILL)
-    until(lambda: name in up.children() and up.children()[name] != before[name])
+    until(lambda: up.children().get(name, before[name]) != before[name])
     until(lambda: answers(up.url))
     with up.client() as client:
         client.tasks()

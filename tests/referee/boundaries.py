@@ -125,10 +125,11 @@ def _plan(boundary: Boundary, variant: str) -> Plan:
     )
     first = Step(calls=(Call("append", COUNTER, f"{name}.1.0"), Call("write", "one.txt", "one\n")))
     third = Step(calls=(Call("append", COUNTER, f"{name}.3.0"), Call("remove", "old.txt")))
+    # A user each: a claim that is held lets no other task of its user be claimed meanwhile (`infra.limits`).
     if boundary.name == "cancelled":
         steps = (first, second, Step(gate=f"{name}-never"))
-        return Plan(name, (steps,), f"{OWNER}/{name}", right="cancelled", cancel_after_step=2)
-    return Plan(name, ((first, second, third, Step()),), f"{OWNER}/{name}")
+        return Plan(name, (steps,), f"{OWNER}/{name}", user=name, right="cancelled", cancel_after_step=2)
+    return Plan(name, ((first, second, third, Step()),), f"{OWNER}/{name}", user=name)
 
 
 class BoundaryPhase:
@@ -161,7 +162,7 @@ class BoundaryPhase:
 
     def _prepare(self, case: Case, holds: Holds) -> None:
         boundary, repo = case.boundary, case.plan.repo
-        self._run.open_repo(repo)
+        self._run.open_repo(repo, case.plan.user)
         if boundary.place:
             case.hold = holds.add(boundary.place, f"[trajectory:{case.plan.name}]", boundary.detail)
         elif boundary.name == "pushed":

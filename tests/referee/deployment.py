@@ -12,18 +12,20 @@ import signal
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psycopg
+from sqlalchemy import insert
 
 from infra.cli import launch
-from infra.cli.data_dir import DataDir
-from infra.cli.local_user import ensure_local_user
+from infra.cli.local_user import make_token
 from infra.db import Database
+from infra.ids import new_id
+from infra.tables import User
 from tests.contract.engine_proxy import EngineProxy
 from tests.referee.hosts import Host, worker_command
 from tests.referee.parts import Keeper, Part
@@ -58,7 +60,6 @@ class Deployment:
     github: GitHubStandIn
     model: ModelStandIn
     database_url: str
-    token: str
     ways: dict[str, TcpProxy]
     """By name: `api-postgres`, `api-redis`, the same of the gateway, `clients`, `git`, `github`, `model`."""
     hosts: list[Host] = field(default_factory=list)
@@ -71,6 +72,14 @@ class Deployment:
     def stream_url(self) -> str:
         """By the way that clients take."""
         return f"ws://127.0.0.1:{self.ways['clients'].port}/v1/stream"
+
+    def new_user(self, name: str) -> str:
+        """A token of a user more."""
+        email = f"{name}@referee.invalid"
+        with closing(Database(self.database_url, pool_size=1)) as database:
+            with database.begin() as connection:
+                connection.execute(insert(User).values(id=new_id(), email=email, password_hash="no password fits"))
+            return make_token(database, email=email, name="referee")
 
     def repo_url(self, repo: str) -> str:
         return f"http://127.0.0.1:{self.ways['git'].port}/{repo}.git"
@@ -114,9 +123,8 @@ def deployed(
         ways = {name: roads.to(int(server.server_address[1])) for name, server in servers.items()}
         for name in ("api", "gateway"):
             ways |= {f"{name}-postgres": roads.to(postgres.port), f"{name}-redis": roads.to(redis.port)}
-        token = _local_token(url, scratch)
         deployment = Deployment(
-            sandbox, lease_ttl, scratch, roads, keeper, postgres, redis, git_host, github, model, url, token, ways
+            sandbox, lease_ttl, scratch, roads, keeper, postgres, redis, git_host, github, model, url, ways
         )
         with ExitStack() as places:
             try:
@@ -146,17 +154,6 @@ def _databases(held: ExitStack) -> tuple[Postgres, Redis]:
     return postgres, redis
 
 
-def _local_token(url: str, scratch: Path) -> str:
-    data = DataDir(scratch / "data")
-    data.make()
-    database = Database(url, pool_size=1)
-    try:
-        ensure_local_user(database, data)
-    finally:
-        database.close()
-    return data.token() or ""
-
-
 def _environment(deployment: Deployment, postgres: TcpProxy, redis: TcpProxy, more: dict[str, str]) -> dict[str, str]:
     git, github = (f"127.0.0.1:{deployment.ways[name].port}" for name in ("git", "github"))
     database = deployment.database_url.rpartition("/")[2]
@@ -177,6 +174,7 @@ def _environment(deployment: Deployment, postgres: TcpProxy, redis: TcpProxy, mo
             "FARHAND_GITHUB_HOSTS": f"{git}=http://{github}/api/v3",
             "FARHAND_SANDBOX": deployment.sandbox,
             "FARHAND_WORKER_SLOTS": str(SLOTS),
+            "FARHAND_CONCURRENT_STARTS": str(SLOTS),  # tasks that are held as they start must hold up no others
             "FARHAND_MAX_CONCURRENT_TASKS": str(TASKS_OF_THE_USER),
             "FARHAND_LEASE_TTL": f"{deployment.lease_ttl:g}",
         }

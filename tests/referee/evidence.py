@@ -125,7 +125,7 @@ def collect(run: Run, *, grace_s: float) -> Evidence:
         bases={repo: git_host.git(repo, "rev-list", "--max-parents=0", "main").strip() for repo in repos},
         task_count=int(count),
         strangers=strangers,
-        complaints=list(run.user.complaints),
+        complaints=[complaint for user in run.users.values() for complaint in user.complaints],
         not_over=list(run.not_over),
         ended_by_themselves=[line for part in run.deployment.keeper.parts for line in part.ended_by_itself],
     )
@@ -143,8 +143,8 @@ def _task(run: Run, task: TaskRun, asks: list[Ask]) -> TaskEvidence:
     return TaskEvidence(
         plan=task.plan,
         id=task.id,
-        rest=run.user.get(f"/v1/tasks/{task.id}"),
-        events=run.user.events(task.id),
+        rest=task.user.get(f"/v1/tasks/{task.id}"),
+        events=task.user.events(task.id),
         seen=list(task.subscriber.seen) if task.subscriber else [],
         asks=asks,
         steps={step: at.timestamp() for step, at in rows(_STEPS, task.id)},

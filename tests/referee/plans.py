@@ -17,6 +17,8 @@ Tree = dict[str, tuple[str, str]]
 
 USAGE = {"input_tokens": 200, "output_tokens": 40}
 COUNTER = "counter"
+EVERYBODY = "user"
+"""Who sends what needs no user of its own."""
 BASE: Tree = {"README.md": ("100644", "a sample\n"), "old.txt": ("100644", "old\n")}
 """What every repository holds to begin with."""
 
@@ -106,6 +108,7 @@ class Plan:
     name: str
     rounds: tuple[tuple[Step, ...], ...]
     repo: str
+    user: str = EVERYBODY
     right: str = "completed"
     errors: frozenset[str] = frozenset()
     """Codes with which it may fail, where failing is right."""

@@ -20,7 +20,8 @@ def recovery_times(evidence: Evidence) -> dict[str, list[float]]:
     tasks = {task.id: task for task in evidence.tasks}
     found: dict[str, list[float]] = {}
     for fault in evidence.faults:
-        times = [seconds for task in fault.hit if (seconds := _until_next_step(fault, tasks[task])) is not None]
+        known = [tasks[task] for task in fault.hit if task in tasks]  # one whose answer never came has no evidence
+        times = [seconds for task in known if (seconds := _until_next_step(fault, task)) is not None]
         found.setdefault(fault.kind, []).extend(times)
     return found
 

@@ -14,11 +14,10 @@ from tests.referee import left_behind
 from tests.referee.boundaries import BoundaryPhase, make_cases
 from tests.referee.deployment import Deployment, deployed
 from tests.referee.evidence import collect
-from tests.referee.plans import make_plans
+from tests.referee.plans import EVERYBODY, make_plans
 from tests.referee.report import Report
 from tests.referee.run import Run
 from tests.referee.schedule import Schedule
-from tests.referee.user import User
 
 WARM = 1
 REPO = "owner/sample"
@@ -47,10 +46,9 @@ def referee(orders: Orders, say: Callable[[str], None]) -> Report:
     trajectories = {plan.name: plan.trajectory() for plan in (*plans, *(case.plan for case in cases))}
     say(f"starting three worker hosts, sandbox {orders.sandbox}")
     with deployed(trajectories, sandbox=orders.sandbox, lease_ttl=orders.lease_ttl, warm=WARM) as deployment:
-        user = User(deployment.api_url, deployment.token)
-        run = Run(deployment, user, say)
+        run = Run(deployment, say)
         try:
-            run.open_repo(REPO)
+            run.open_repo(REPO, EVERYBODY)
             boundaries = BoundaryPhase(run, cases)
             boundaries.carry_out(stop)
             say("waiting until every host has a worker again")
@@ -66,7 +64,7 @@ def referee(orders: Orders, say: Callable[[str], None]) -> Report:
             for task in run.tasks:
                 if task.subscriber:
                     task.subscriber.stop()
-            user.close()
+            run.close()
     return Report(orders.seed, orders.sandbox, orders.lease_ttl, evidence, cases, time.monotonic() - began).judge()
 
 

@@ -25,24 +25,34 @@ class Run:
     """`say` tells whoever watches what goes on."""
 
     deployment: Deployment
-    user: User
     say: Callable[[str], None]
     tasks: list[TaskRun] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     not_over: list[str] = field(default_factory=list)
     """Why tasks had not ended when there was no more waiting for them."""
+    users: dict[str, User] = field(default_factory=dict)
+
+    def user(self, name: str) -> User:
+        """The user of that name, who is there from the first time on that anybody asks."""
+        if name not in self.users:
+            self.users[name] = User(self.deployment.api_url, self.deployment.new_user(name))
+        return self.users[name]
+
+    def close(self) -> None:
+        for user in self.users.values():
+            user.close()
 
     def add(self, plan: Plan) -> TaskRun:
         """A task that is still to be sent."""
-        task = TaskRun(plan, self.user, self.deployment.repo_url(plan.repo), self.deployment.stream_url)
+        task = TaskRun(plan, self.user(plan.user), self.deployment.repo_url(plan.repo), self.deployment.stream_url)
         self.tasks.append(task)
         return task
 
-    def open_repo(self, repo: str) -> None:
-        """A repository with a project whose tasks get pull requests."""
+    def open_repo(self, repo: str, user: str) -> None:
+        """A repository with a project of that user, whose tasks get pull requests."""
         self.deployment.create_repo(repo)
         project = {"repo_url": self.deployment.repo_url(repo), "pull_request": "always"}
-        self.user.post("/v1/projects", project | {"git_username": CREDENTIALS[0], "git_token": CREDENTIALS[1]})
+        self.user(user).post("/v1/projects", project | {"git_username": CREDENTIALS[0], "git_token": CREDENTIALS[1]})
 
     def running(self, host: str | None = None) -> list[str]:
         """Ids of the tasks that a worker has now, of one host or of all. Empty while Postgres is away."""

@@ -28,7 +28,7 @@ class TaskRun:
         self.retries = 0
         self.trouble: list[str] = []
         self.submitted_at = 0.0
-        self._user = user
+        self.user = user
         self._repo_url = repo_url
         self._stream_url = stream_url
         self._lock = threading.Lock()
@@ -41,8 +41,8 @@ class TaskRun:
         """Returns once it is accepted. Raises NeverHappenedError."""
         self.submitted_at = time.time()
         body = {"repo_url": self._repo_url, "prompt": self.plan.prompt, "budget_usd": self.plan.budget_usd}
-        self.id = str(self._user.post("/v1/tasks", body, stop=stop)["id"])
-        self.subscriber = Subscriber(self._stream_url, self._user.token, self.id, self._on_event)
+        self.id = str(self.user.post("/v1/tasks", body, stop=stop)["id"])
+        self.subscriber = Subscriber(self._stream_url, self.user.token, self.id, self._on_event)
         self.subscriber.start()
 
     def is_over(self, status: str, last_seq: int) -> bool:
@@ -78,7 +78,7 @@ class TaskRun:
 
     def _act(self, what: str, body: Json) -> None:
         try:
-            self._user.post(f"/v1/tasks/{self.id}/{what}", body)
+            self.user.post(f"/v1/tasks/{self.id}/{what}", body)
         except NeverHappenedError as error:
             self.trouble.append(str(error))
         finally:

@@ -105,7 +105,7 @@ class GitHubStandIn(LoopbackServer):
     def next_fault(self, method: str, path: str) -> Fault | None:
         with self.lock:
             waiting = self._faults.get(method, [])
-            found = next((fault for fault in waiting if f"/repos/{fault.repo}" in path), None)
+            found = next((fault for fault in waiting if not fault.repo or f"/repos/{fault.repo}/" in path), None)
             if found is not None:
                 waiting.remove(found)
             return found

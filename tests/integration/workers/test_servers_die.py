@@ -22,7 +22,7 @@ from tests.run_dir import new_run_dir
 from tests.services import Postgres, Redis, make_settings
 
 RESTARTS = 20
-TTL_S = 1.0
+TTL_S = 5.0
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,8 @@ def crew(shared_crew: Crew) -> Iterator[Crew]:
     """After the test both workers still live, and have given everything back."""
     yield shared_crew
     with shared_crew.services.database.read() as connection:
-        assert connection.execute(select(Worker.swept_at)).scalars().all() == [None, None]
+        said = "\n".join(worker.log for worker in shared_crew.workers)
+        assert connection.execute(select(Worker.swept_at)).scalars().all() == [None, None], said
         assert connection.execute(select(Task.id).where(Task.status == Status.RUNNING)).all() == []
 
 
