@@ -32,7 +32,7 @@ def write_bundle(target_dir: Path) -> Path:
             raise
     finally:
         if draft.exists():  # another worker was first
-            _remove(draft)
+            remove_bundle(draft)
     return bundle
 
 
@@ -74,13 +74,9 @@ def _write(draft: Path, sources: dict[Path, bytes]) -> None:
     draft.chmod(0o755)
 
 
-def _remove(draft: Path) -> None:
-    for path in [draft, *draft.rglob("*")]:
+def remove_bundle(bundle: Path) -> None:
+    """Remove a bundle that no sandbox uses any more, or a draft of one. Its directories are read-only until then."""
+    for path in [bundle, *bundle.rglob("*")]:
         if path.is_dir():
             path.chmod(0o755)
-    shutil.rmtree(draft)
-
-
-def remove_bundle(bundle: Path) -> None:
-    """Remove a bundle that no sandbox uses any more. Its directories are read-only until then."""
-    _remove(bundle)
+    shutil.rmtree(bundle)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Annotated
 from uuid import UUID
 
 from pydantic import Field, model_validator
@@ -16,7 +17,7 @@ from api import idempotency
 from api.fields import BranchName, Line, Name, Request, Text, Url, Usd
 from api.idempotency import Json, Key
 from infra.agents import AGENTS, DEFAULT_AGENT, AgentDefinition
-from infra.errors import InvalidInputError
+from infra.errors import ConflictError, InvalidInputError, NotFoundError
 from infra.models import check_model
 from infra.repo_url import check_repo_url
 from infra.services import Services
@@ -24,7 +25,7 @@ from infra.settings import Settings
 from infra.tasks import pull_requests, transitions
 from infra.tasks.log import TaskRow, Transaction
 from infra.tasks.states import Status
-from infra.tasks.views import task_json
+from infra.tasks.views import get_task, task_json
 
 
 class StartTask(Request):
@@ -53,6 +54,11 @@ class Retry(Request):
     """A new attempt at an ended task; it goes on from its last recorded step."""
 
     budget_usd: Usd | None = Field(None, description="A new budget for the whole task, what is spent included.")
+
+
+class AnswerQuestion(Request):
+    question_id: Annotated[Line, Field(min_length=1)]
+    text: Text
 
 
 class NoFields(Request):
@@ -132,6 +138,24 @@ def send_message(services: Services, user_id: UUID, task_id: UUID, text: str, *,
     )
 
 
+def answer_question(
+    services: Services, user_id: UUID, task_id: UUID, answer: AnswerQuestion, *, key: str | None = None
+) -> Done:
+    """Answer the agent. Raises ConflictError (`no_question`) unless it asked that one and waits."""
+
+    def act(tx: Transaction) -> TaskRow:
+        if get_task(tx.connection, task_id, user_id=user_id) is None:
+            raise NotFoundError("there is no such task")
+        raise ConflictError(
+            f"the task does not wait for an answer to {answer.question_id}",
+            hint="Send a message instead.",
+            code="no_question",
+        )
+
+    asked = {"task_id": str(task_id), **answer.model_dump(mode="json")}
+    return _perform(services, user_id=user_id, operation="answer_question", asked=asked, key=key, act=act)
+
+
 def retry_task(services: Services, user_id: UUID, task_id: UUID, request: Retry, *, key: str | None = None) -> Done:
     """Make an ended task pending again. Raises ConflictError (`task_not_ended`)."""
     budget = request.budget_usd and _checked_budget(request.budget_usd, services.settings)
@@ -171,7 +195,7 @@ def _perform(
 ) -> Done:
     claimed = None if key is None else Key.of(user_id, operation, key, asked)
     with services.tasks.transaction() as tx:
-        if claimed and (kept := idempotency.claim(tx.connection, claimed)) is not None:
+        if claimed and (kept := idempotency.claim(tx.connection, claimed, services.keys)) is not None:
             return Done(kept, replayed=True)
         row = act(tx)
         if claimed:

@@ -6,10 +6,11 @@ from typing import Any
 from uuid import UUID
 
 from pydantic import Field
+from sqlalchemy import Connection
 
 from api import answers
 from api.fields import EgressHosts, Line, Name, Request, Secret, Url
-from api.idempotency import Key, claim, keep
+from api.idempotency import once
 from api.pages import PageQuery, decode_id, encode, page
 from api.routes import Call, Json, Reply, Routes
 from infra import projects
@@ -50,15 +51,13 @@ class NewProject(ChangeProject):
 def create_project(call: Call, body: NewProject) -> Reply:
     """Make a project of a repository. A task on a `repo_url` makes one by itself."""
     url = check_repo_url(body.repo_url, call.services.settings.allowed_repo_hosts)
-    key = call.key and Key.of(call.user_id, "create_project", call.key, body.model_dump(mode="json"))
-    with call.services.database.begin() as connection:
-        if key and (kept := claim(connection, key)) is not None:
-            return Reply(kept, {"Idempotency-Replayed": "true"})
+
+    def act(connection: Connection) -> Json:
         values = _values(body, call.services)
-        project = _project_json(projects.create(connection, user_id=call.user_id, repo_url=url, values=values))
-        if key:
-            keep(connection, key, 201, project)
-        return Reply(project)
+        return _project_json(projects.create(connection, user_id=call.user_id, repo_url=url, values=values))
+
+    made = once(call.services, call.key_of("create_project", body.model_dump(mode="json")), act, status=201)
+    return Reply.once(made.body, replayed=made.replayed)
 
 
 @routes.get("/v1/projects", answer=answers.Page[answers.Project])

@@ -23,6 +23,7 @@ from pydantic import BaseModel
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from api.auth.identity import authenticate_request
+from api.idempotency import Key
 from api.limits import AttemptLimit
 from api.problems import MAX_BODY_BYTES
 from infra.services import Services
@@ -49,6 +50,10 @@ class Call:
         """The client's idempotency key."""
         return request.headers.get("Idempotency-Key")
 
+    def key_of(self, operation: str, asked: Json) -> Key | None:
+        """The same, as the key of `operation` with what it asks for. Raises InvalidInputError."""
+        return None if self.key is None else Key.of(self.user_id, operation, self.key, asked)
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -56,6 +61,11 @@ class Reply:
 
     body: Json | None
     headers: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def once(cls, body: Json, *, replayed: bool) -> Reply:
+        """The answer to a request with an idempotency key, which says whether an earlier one did what it asks."""
+        return cls(body, {"Idempotency-Replayed": "true"} if replayed else {})
 
 
 Handler = Callable[..., Json | Reply | Response]

@@ -8,11 +8,10 @@ from uuid import UUID
 from pydantic import Field
 
 from api import actions, answers
-from api.actions import Done, NoFields, Retry, SendMessage, StartTask
-from api.fields import Line, Request, Text
+from api.actions import AnswerQuestion, Done, NoFields, Retry, SendMessage, StartTask
 from api.pages import PageQuery, decode_id, encode, page
 from api.routes import Call, Json, Reply, Routes
-from infra.errors import ConflictError, NotFoundError
+from infra.errors import NotFoundError
 from infra.tasks import transitions
 from infra.tasks.log import TaskRow
 from infra.tasks.states import Status
@@ -25,11 +24,6 @@ routes = Routes("tasks")
 
 class TaskQuery(PageQuery):
     status: Annotated[Status | None, Field(description="Only tasks in this state.")] = None
-
-
-class AnswerQuestion(Request):
-    question_id: Annotated[Line, Field(min_length=1)]
-    text: Text
 
 
 @routes.post("/v1/tasks", answer=answers.Task, status=202, idempotent=True)
@@ -67,15 +61,10 @@ def send_message(call: Call, task_id: UUID, body: SendMessage) -> Reply:
     return _done(actions.send_message(call.services, call.user_id, task_id, body.text, key=call.key))
 
 
-@routes.post("/v1/tasks/<uuid:task_id>/answer", answer=answers.Task, status=202)
-def answer_question(call: Call, task_id: UUID, body: AnswerQuestion) -> Json:
+@routes.post("/v1/tasks/<uuid:task_id>/answer", answer=answers.Task, status=202, idempotent=True)
+def answer_question(call: Call, task_id: UUID, body: AnswerQuestion) -> Reply:
     """Answer the agent's question. 409 `no_question` unless it asked that one and waits."""
-    own_task(call, task_id)
-    raise ConflictError(
-        f"the task does not wait for an answer to {body.question_id}",
-        hint="Send a message instead.",
-        code="no_question",
-    )
+    return _done(actions.answer_question(call.services, call.user_id, task_id, body, key=call.key))
 
 
 @routes.post("/v1/tasks/<uuid:task_id>/cancel", answer=answers.Task, status=202, idempotent=True)
@@ -109,4 +98,4 @@ def own_task(call: Call, task_id: UUID) -> TaskRow:
 
 
 def _done(done: Done) -> Reply:
-    return Reply(done.task, {"Idempotency-Replayed": "true"} if done.replayed else {})
+    return Reply.once(done.task, replayed=done.replayed)

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from agent_runtime.protocol import Agent
+from infra.settings import Settings
+
+Seconds = Annotated[float, Field(gt=0)]
 
 
 class AgentDefinition(BaseModel):
     """What an agent is: its instructions, the tools it may use, its model route and its limits.
 
-    `model` None takes the task's model. `max_tokens` bounds one answer, `max_steps` the model calls of one attempt
-    (None: the deployment's FARHAND_MAX_STEPS).
+    `model` is taken for a task that names none; None leaves that to the deployment. `max_tokens` bounds one answer.
+    The other limits are named as the settings of the deployment, which count where an agent has None:
+    FARHAND_MAX_STEPS, FARHAND_TASK_WALL_CLOCK, FARHAND_COMMAND_TIMEOUT and FARHAND_MAX_COMMAND_TIMEOUT.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     instructions: str
     tools: tuple[str, ...]
     model: str | None = None
-    max_tokens: int = 16_000
-    max_steps: int | None = None
+    max_tokens: Annotated[int, Field(gt=0)] = 16_000
+    max_steps: Annotated[int, Field(gt=0)] | None = None
+    task_wall_clock: Seconds | None = None
+    command_timeout: Seconds | None = None
+    max_command_timeout: Seconds | None = None
 
     def as_job(self, network: str) -> Agent:
         """`network` says what the sandbox reaches; it becomes the end of the instructions."""
@@ -31,6 +40,10 @@ class AgentDefinition(BaseModel):
             "tools": list(self.tools),
             "max_tokens": self.max_tokens,
         }
+
+    def wall_clock(self, settings: Settings) -> float:
+        """Seconds that one attempt may take."""
+        return self.task_wall_clock or settings.task_wall_clock
 
 
 DEFAULT_AGENT = "coder"

@@ -31,7 +31,8 @@ class KeyRing:
                 hint="Make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(48))'",
             )
         self._keys = keys
-        self._fernet = MultiFernet([Fernet(base64.urlsafe_b64encode(_derive(key, "at-rest"))) for key in keys])
+        fernets = [Fernet(base64.urlsafe_b64encode(_derive(key, "at-rest"))) for key in keys]
+        self._first, self._fernet = fernets[0], MultiFernet(fernets)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> KeyRing:
@@ -49,9 +50,18 @@ class KeyRing:
                 "no key of FARHAND_SECRET_KEYS opens a stored secret: put the old key back"
             ) from None
 
-    def rotate(self, sealed: bytes) -> bytes:
-        """The same secret under the first key of the ring."""
-        return self._fernet.rotate(sealed)
+    @property
+    def has_old_keys(self) -> bool:
+        """A secret may be under another key than the first."""
+        return len(self._keys) > 1
+
+    def rotate(self, sealed: bytes) -> bytes | None:
+        """The same secret under the first key of the ring, None when it is already. Raises as `decrypt` does."""
+        try:
+            self._first.decrypt(sealed)
+        except InvalidToken:
+            return self.encrypt(self.decrypt(sealed))
+        return None
 
     def signing_keys(self, purpose: str) -> tuple[bytes, ...]:
         """One 32-byte key per ring entry, first signs, all verify; distinct for each purpose."""

@@ -19,6 +19,7 @@ CHAOS = "tests/chaos"
 LOCAL_SANDBOXES = "local sandboxes"
 
 _IN_A_LOCAL_SANDBOX = re.compile(r"\[(.*-)?local(-.*)?\]$")
+_ALL_LOCAL = ("tests/integration/test_second_agent.py", "tests/integration/test_terminal.py")
 _LONGEST_FIRST = (
     CHAOS,
     LOCAL_SANDBOXES,
@@ -39,6 +40,8 @@ def lane_of(nodeid: str) -> str:
     if _IN_A_LOCAL_SANDBOX.search(nodeid):
         return LOCAL_SANDBOXES
     file = nodeid.partition("::")[0]
+    if file in _ALL_LOCAL:
+        return LOCAL_SANDBOXES
     return CHAOS if file.startswith(CHAOS) else file
 
 

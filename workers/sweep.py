@@ -1,7 +1,8 @@
 """What happens after a crash. Any worker sweeps; `SKIP LOCKED` keeps them out of each other's way.
 
 Lost workers' tasks go back to pending; cancels that nobody can confirm any more are carried out; wake-ups that may
-be lost are sent again, while the queue is short; what no running task owns of this host's sandboxes is removed.
+be lost are sent again, while the queue is short; what no running task owns of this host's sandboxes is removed. And
+what has to be done now and then by somebody: old rows are forgotten, secrets are brought under the first key.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from sqlalchemy import Connection
 from infra.errors import FarhandError
 from infra.housekeeping import forget_old
 from infra.queue import AGENTS, queue_length
+from infra.rotation import rotate_secrets
 from infra.services import Services
 from infra.tasks import ownership, turns
 from workers.sandbox.base import Driver
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 SWEEP_S = 3.0
 _BATCH = 200
 _LEFTOVERS_EVERY = 10
+_SECRETS_EVERY = 1200
+"""Rounds: as a worker starts, and then every hour, for what the API encrypted before it knew the new key."""
 
 
 class Sweeper:
@@ -50,6 +54,8 @@ class Sweeper:
             if rounds % _LEFTOVERS_EVERY == 0:
                 self._try(self.remove_leftovers)
                 self._try(self.forget_old)
+            if rounds % _SECRETS_EVERY == 0:
+                self._try(self.rotate_secrets)
             rounds += 1
             time.sleep(SWEEP_S)
 
@@ -67,6 +73,10 @@ class Sweeper:
         """Rows that are kept for some days only."""
         with self._services.database.begin() as connection:
             forget_old(connection)
+
+    def rotate_secrets(self) -> None:
+        """Nothing stays under a key of the ring that is to go."""
+        rotate_secrets(self._services.database, self._services.keys)
 
     def remove_leftovers(self) -> None:
         """Remove what sandboxes of this host have left that no running task owns, and no live worker holds."""

@@ -163,9 +163,9 @@ class Progress:
 def _limits(agent: AgentDefinition, settings: Settings) -> Limits:
     return {
         "max_steps": agent.max_steps or settings.max_steps,
-        "wall_clock_s": settings.task_wall_clock,
-        "command_timeout_s": settings.command_timeout,
-        "max_command_timeout_s": settings.max_command_timeout,
+        "wall_clock_s": agent.wall_clock(settings),
+        "command_timeout_s": agent.command_timeout or settings.command_timeout,
+        "max_command_timeout_s": agent.max_command_timeout or settings.max_command_timeout,
         "output_bytes": _OUTPUT_BYTES,
         "pack_bytes": _PACK_BYTES,
         "file_bytes": _FILE_BYTES,

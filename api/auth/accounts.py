@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from api import answers
 from api.auth import cookies, passwords, sessions
 from api.fields import Email, Password, Request, Secret
+from api.idempotency import once
 from api.routes import Call, Json, Reply, Routes
 from infra.crypto import fingerprint, new_secret
 from infra.errors import ConflictError, ForbiddenError, UnauthenticatedError
@@ -115,16 +116,20 @@ def me(call: Call) -> Json:
         return _me_json(_user(connection, call.user_id))
 
 
-@routes.post("/v1/invites", answer=answers.Invite, status=201)
+@routes.post("/v1/invites", answer=answers.Invite, status=201, idempotent=True)
 def invite(call: Call) -> Reply:
     """A code that registers one account within a week. For admins."""
     code, expires_at = new_secret(), datetime.now(UTC) + INVITE_TTL
-    with call.services.database.begin() as connection:
+    values = {"id": new_id(), "code_hash": fingerprint(code), "created_by": call.user_id, "expires_at": expires_at}
+
+    def act(connection: Connection) -> Json:
         if not _user(connection, call.user_id).is_admin:
             raise ForbiddenError("only an admin may invite", hint="Ask the first user of this deployment.")
-        values = {"id": new_id(), "code_hash": fingerprint(code), "created_by": call.user_id, "expires_at": expires_at}
         connection.execute(insert(Invite).values(values))
-    return Reply({"id": str(values["id"]), "code": code, "expires_at": rfc3339(expires_at)})
+        return {"id": str(values["id"]), "code": code, "expires_at": rfc3339(expires_at)}
+
+    made = once(call.services, call.key_of("invite", {}), act, status=201, secret=True)
+    return Reply.once(made.body, replayed=made.replayed)
 
 
 def _nobody_yet(connection: Connection) -> bool:

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import Field
-from sqlalchemy import Row, delete, insert, select
+from sqlalchemy import Connection, Row, delete, insert, select
 
 from api import answers
 from api.auth.identity import API_TOKEN_PREFIX
 from api.fields import Name, Request
+from api.idempotency import once
 from api.pages import PageQuery, decode_id, encode, page
 from api.routes import Call, Json, Reply, Routes
 from infra.bus import TICKET_TTL_S
@@ -29,24 +30,25 @@ class NewToken(Request):
     expires_in_days: Annotated[int, Field(ge=1, le=3650)] | None = Field(None, description="Default: never.")
 
 
-@routes.post("/v1/tokens", answer=answers.NewToken, status=201)
-def create_token(call: Call, body: NewToken) -> Json:
+@routes.post("/v1/tokens", answer=answers.NewToken, status=201, idempotent=True)
+def create_token(call: Call, body: NewToken) -> Reply:
     """Make an API token, to be sent as `Authorization: Bearer fh_…`. It is shown this once and never again."""
     token = API_TOKEN_PREFIX + new_secret()
     lifetime = body.expires_in_days and timedelta(days=body.expires_in_days)
-    with call.services.database.begin() as connection:
-        row = connection.execute(
-            insert(ApiToken)
-            .values(
-                id=new_id(),
-                user_id=call.user_id,
-                name=body.name,
-                token_hash=fingerprint(token),
-                expires_at=datetime.now(UTC) + lifetime if lifetime else None,
-            )
-            .returning(*ApiToken.__table__.c)
-        ).one()
-    return {**_token_json(row), "token": token}
+    values = {
+        "id": new_id(),
+        "user_id": call.user_id,
+        "name": body.name,
+        "token_hash": fingerprint(token),
+        "expires_at": datetime.now(UTC) + lifetime if lifetime else None,
+    }
+
+    def act(connection: Connection) -> Json:
+        row = connection.execute(insert(ApiToken).values(values).returning(*ApiToken.__table__.c)).one()
+        return {**_token_json(row), "token": token}
+
+    made = once(call.services, call.key_of("create_token", body.model_dump(mode="json")), act, status=201, secret=True)
+    return Reply.once(made.body, replayed=made.replayed)
 
 
 @routes.get("/v1/tokens", answer=answers.Page[answers.Token])

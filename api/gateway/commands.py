@@ -6,9 +6,7 @@ from uuid import UUID
 
 from api import actions
 from api.gateway.frames import Answer, Cancel, Command, Json, SendMessage, StartTask
-from infra.errors import ConflictError, NotFoundError
 from infra.services import Services
-from infra.tasks.views import get_task
 
 
 def perform(services: Services, user_id: UUID, command: Command) -> Json:
@@ -21,14 +19,6 @@ def perform(services: Services, user_id: UUID, command: Command) -> Json:
             return actions.send_message(services, user_id, task_id, text, key=key).task
         case Cancel(task_id=task_id):
             return actions.cancel_task(services, user_id, task_id, key=key).task
-        case Answer(task_id=task_id):
-            raise _no_question(services, user_id, task_id)
-
-
-def _no_question(services: Services, user_id: UUID, task_id: UUID) -> ConflictError | NotFoundError:
-    with services.database.read() as connection:
-        if get_task(connection, task_id, user_id=user_id) is None:
-            return NotFoundError("there is no such task")
-    return ConflictError(
-        "the agent has not asked anything", hint="Use send_message to say something.", code="no_question"
-    )
+        case Answer(task_id=task_id, question_id=question_id, text=text):
+            answer = actions.AnswerQuestion(question_id=question_id, text=text)
+            return actions.answer_question(services, user_id, task_id, answer, key=key).task

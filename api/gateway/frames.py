@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from pydantic_core import from_json
 
 from api.actions import StartTask as StartTaskRequest
-from api.fields import Request, Secret, Text
+from api.fields import Line, Request, Secret, Text
 from infra.errors import InvalidInputError
 
 Json = dict[str, Any]
@@ -89,7 +89,7 @@ class Answer(Request):
 
     type: Literal["answer"]
     task_id: UUID
-    question_id: str = Field(min_length=1, max_length=200)
+    question_id: Annotated[Line, Field(min_length=1)]
     text: Text
     request_id: RequestId
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
-from infra.cli.data_dir import DataDir, make_run_dir
+from infra.cli.data_dir import DataDir
 from infra.cli.process import Service
 from infra.cli.supervise import Supervisor
 from infra.embedded.postgres import postgres
@@ -36,25 +34,6 @@ def start_databases(supervisor: Supervisor, data: DataDir, run_dir: Path, given:
     names = {DATABASE_URL: "postgres", REDIS_URL: "redis"}
     supervisor.start(*(_service(names[variable], server) for variable, server in servers.items()))
     return {variable: servers[variable].url if variable in servers else given[variable] for variable in names}
-
-
-@contextmanager
-def embedded_databases(path: Path, *, say: Callable[[str], None]) -> Iterator[dict[str, str]]:
-    """Postgres and Redis with their data below `path`, as long as entered: their addresses as environment variables.
-
-    Enter it in the main thread: the servers end with the thread that started them.
-    """
-    data = DataDir(path)
-    data.make()
-    run_dir = data.run_dir()
-    make_run_dir(run_dir)
-    with data.locked():
-        supervisor = Supervisor(logs=data.logs, pids=data.pids, say=say, wait=time.sleep)
-        try:
-            supervisor.stop_leftovers()
-            yield start_databases(supervisor, data, run_dir, {})
-        finally:
-            supervisor.stop()
 
 
 def _expect_redis(url: str) -> None:

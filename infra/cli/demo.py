@@ -37,7 +37,7 @@ _OWN = ("DATABASE_URL", "REDIS_URL", "RUN_DIR", "SECRET_KEYS", "DATA", "SERVER",
 @click.command(name="demo")
 @click.option("--keep", is_flag=True, help="Keep the temporary directory and say where it is.")
 def demo(*, keep: bool) -> None:
-    """See all of it at work, on this machine, in about ten seconds.
+    """See all of it at work, on this machine, in less than 15 seconds.
 
     Starts Postgres, Redis, the API and a worker in a temporary directory, sends a task on a sample repository with a
     failing test, shows what the agent does while it does it, then the diff, and runs the test again. Needs no model

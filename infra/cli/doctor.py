@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from infra.cli.data_dir import DataDir
 from infra.cli.databases import REDIS_URL
 from infra.cli.engine import look_for_engine
 from infra.cli.options import data_option
+from infra.cli.output import json_option, print_json
 from infra.embedded import postgres as embedded_postgres
 from infra.embedded import redis as embedded_redis
 from infra.errors import FarhandError, UnavailableError
@@ -54,21 +55,30 @@ Findings = Iterator[Finding]
 
 
 @click.command(name="doctor")
+@json_option
 @data_option
-def doctor(data: Path) -> None:
+def doctor(data: Path, *, as_json: bool) -> None:
     """Check what a deployment needs, and say what to do.
 
     Looks at Docker, Postgres, Redis, versions, disk and clock of the deployment that FARHAND_DATABASE_URL and
     FARHAND_REDIS_URL name, else of the one in --data. Exit code 1 when something is wrong.
     """
-    console = Console(highlight=False)
     found = [finding for check in _checks(DataDir(data)) for finding in _carried_out(check)]
+    if as_json:
+        for finding in found:
+            print_json(asdict(finding))
+    else:
+        _print(found)
+    sys.exit(any(finding.verdict == "wrong" for finding in found))
+
+
+def _print(found: list[Finding]) -> None:
+    console = Console(highlight=False)
     for finding in found:
         mark, style = _MARKS[finding.verdict]
         console.print(Text.assemble((mark, style), f" {finding.what}"), soft_wrap=True)
         if finding.advice:
             console.print(Text(f"    {finding.advice}", style="dim"), soft_wrap=True)
-    sys.exit(any(finding.verdict == "wrong" for finding in found))
 
 
 def _checks(data: DataDir) -> list[Callable[[], Findings]]:

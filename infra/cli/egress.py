@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 from uuid import UUID
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from infra.cli.options import client_options
+from infra.cli.output import json_option, print_json, table_console
 from infra.cli.story import printable
-from infra.cli.tasks import PIPE_COLUMNS, json_option
 from infra.client import Client
 
 
@@ -23,19 +21,17 @@ from infra.client import Client
 @client_options
 def egress(client: Client, task_id: UUID, *, as_json: bool) -> None:
     """Show what a task connected to, refusals too."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=PIPE_COLUMNS)
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("started", "try", "host", "decision", "how it ended", "sent", "received"):
         table.add_column(column, overflow="fold")
     for record in client.egress(str(task_id)):
         if as_json:
-            click.echo(json.dumps(record, ensure_ascii=False))
+            print_json(record)
         else:
             table.add_row(*_row(record))
     if not as_json:
-        console.print(table if table.row_count else "no connections: `egress` of the project says what is allowed")
+        nothing = "no connections: `egress` of the project says what is allowed"
+        table_console().print(table if table.row_count else nothing)
 
 
 def _row(record: dict[str, Any]) -> tuple[str | Text, ...]:

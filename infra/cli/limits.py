@@ -12,12 +12,11 @@ from infra import limits as stored
 from infra.cli.data_dir import DataDir
 from infra.cli.databases import DATABASE_URL
 from infra.cli.options import data_option
+from infra.cli.output import json_option, print_json
 from infra.db import Database
 from infra.embedded.postgres import url_at
 
 NONE = "none"
-
-
 MOST = 1_000_000
 
 
@@ -37,8 +36,11 @@ def _of_user(ctx: click.Context, param: click.Parameter, value: tuple[str, str] 
 @click.option("--tasks", callback=_number, metavar="N|none", help="Running tasks of the whole deployment.")
 @click.option("--tasks-per-user", callback=_number, metavar="N|none", help="Those of each user without an own limit.")
 @click.option("--user", callback=_of_user, nargs=2, type=str, metavar="EMAIL N|none", help="This user's own limit.")
+@json_option
 @data_option
-def limits(tasks: str | None, tasks_per_user: str | None, user: tuple[str, str] | None, data: Path) -> None:
+def limits(
+    tasks: str | None, tasks_per_user: str | None, user: tuple[str, str] | None, data: Path, *, as_json: bool
+) -> None:
     """Show or change how many tasks may run at a time.
 
     Straight in the database (FARHAND_DATABASE_URL, or that of the local deployment); it counts from the next task on,
@@ -54,7 +56,7 @@ def limits(tasks: str | None, tasks_per_user: str | None, user: tuple[str, str] 
                     stored.change(connection, name, _stored(value))
             if user is not None:
                 stored.change_of_user(connection, user[0], _stored(user[1]))
-            _show(connection)
+            _show(connection, as_json=as_json)
     finally:
         database.close()
 
@@ -63,9 +65,13 @@ def _stored(value: str) -> int | None:
     return None if value == NONE else int(value)
 
 
-def _show(connection: Connection) -> None:
-    known = stored.read(connection)
+def _show(connection: Connection, *, as_json: bool) -> None:
+    known, users = stored.read(connection), stored.of_users(connection)
+    if as_json:
+        deployment = {name: known.get(name) for name in (stored.TASKS, stored.TASKS_PER_USER)}
+        print_json({**deployment, "users": users})
+        return
     click.echo(f"tasks           {known.get(stored.TASKS, NONE)}")
     click.echo(f"tasks per user  {known.get(stored.TASKS_PER_USER, f'{NONE} (FARHAND_MAX_CONCURRENT_TASKS)')}")
-    for email, value in stored.of_users(connection).items():
+    for email, value in users.items():
         click.echo(f"{email}  {value}")

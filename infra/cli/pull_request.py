@@ -10,6 +10,7 @@ import click
 
 from infra.cli.errors import FAILED
 from infra.cli.options import client_options
+from infra.cli.output import json_option, print_json
 from infra.cli.story import printable
 from infra.client import Client
 from infra.client.rest import Json
@@ -20,15 +21,18 @@ LOOK_S = 0.5
 @click.command(name="pr")
 @click.argument("task_id", type=click.UUID)
 @click.option("--no-wait", is_flag=True, help="Ask for it and leave.")
+@json_option
 @client_options
-def pr(client: Client, task_id: UUID, *, no_wait: bool) -> None:
+def pr(client: Client, task_id: UUID, *, no_wait: bool, as_json: bool) -> None:
     """Open a task's pull request, or update it.
 
-    Prints its address. What it has to wait for, and what went wrong, is told on standard error. Ctrl-C leaves; it is
-    opened all the same. Exit code: 0 it is there, 1 it is not.
+    Prints its address; with --json the task, whatever became of it. What it has to wait for, and what went wrong, is
+    told on standard error. Ctrl-C leaves; it is opened all the same. Exit code: 0 it is there, 1 it is not.
     """
     task = client.request_pull_request(str(task_id))
     if no_wait:
+        if as_json:
+            print_json(task)
         return
     errors = _Errors(client, task)
     while task["pull_request_requested_at"] is not None:
@@ -38,9 +42,12 @@ def pr(client: Client, task_id: UUID, *, no_wait: bool) -> None:
         if task["pull_request_requested_at"] is not None:
             errors.last = None  # it is wanted still, so it will be tried again
     errors.tell()
+    if as_json:
+        print_json(task)
     if errors.last is not None or task["pull_request"] is None:
         sys.exit(FAILED)
-    click.echo(printable(task["pull_request"]["url"]))
+    if not as_json:
+        click.echo(printable(task["pull_request"]["url"]))
 
 
 class _Errors:

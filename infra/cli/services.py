@@ -100,13 +100,13 @@ def test(arguments: tuple[str, ...]) -> None:
 
 
 @click.command(name="bench", context_settings=_pass_on)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[NAME]... [--json]")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[NAME]... [--json] [--tasks N]")
 def bench(arguments: tuple[str, ...]) -> None:
     """Run the benchmarks, each beside a floor of the same run.
 
     A NAME is accept, dispatch, step, event, demo or sandbox; without one all run. `--json` prints one JSON object for
-    each figure, one a line. Exit code 1 when a target is missed. `dispatch`, `step` and `sandbox` need Docker and the
-    agent image.
+    each figure, one a line; `--tasks` is how many run at a time in `sandbox`. Exit code 1 when a target is missed.
+    `dispatch`, `step` and `sandbox` need Docker and the agent image.
     """
     become((sys.executable, "-m", "tests.bench", *arguments))
 

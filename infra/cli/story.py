@@ -34,6 +34,8 @@ class Story:
         self.step = 0
         self.spent_usd = 0.0
         self.doing = "waiting for a worker"
+        self.nothing_runs = False
+        """Known to be so: no attempt began since it was sent, or since it ended."""
 
     def tell(self, event: Event) -> list[Text]:
         """The lines of one event; none for types that are not for people (or not known here)."""
@@ -44,6 +46,7 @@ class Story:
         if teller is None:
             return []
         lines = teller(self, data)
+        self.nothing_runs = _NOTHING_RUNS_AFTER.get(event["type"], self.nothing_runs)
         return [_stamped(line, (at - self.began).total_seconds()) if not n else line for n, line in enumerate(lines)]
 
     def elapsed_s(self, now: datetime) -> float:
@@ -162,6 +165,8 @@ def _failed(story: Story, data: Data) -> list[Text]:
 def _cancelled(story: Story, data: Data) -> list[Text]:
     story.doing = "cancelled"
     took = "" if data["confirmed_dead_ms"] is None else f", its sandbox was gone after {data['confirmed_dead_ms']} ms"
+    if story.nothing_runs:
+        took = ", nothing had to be stopped"
     return [_plain(f"cancelled by {data['by']}{took}", "bold yellow")]
 
 
@@ -187,6 +192,16 @@ _TELLERS: dict[str, Callable[[Story, Data], list[Text]]] = {
     "failed": _failed,
     "cancelled": _cancelled,
     "error": _error,
+}
+
+
+_NOTHING_RUNS_AFTER = {
+    "task_created": True,
+    "task_started": False,
+    "task_resumed": False,
+    "completed": True,
+    "failed": True,
+    "cancelled": True,
 }
 
 

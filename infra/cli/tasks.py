@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 from uuid import UUID
@@ -13,18 +12,19 @@ from rich.table import Table
 from rich.text import Text
 
 from infra.cli.options import client_options
+from infra.cli.output import json_option, print_json, table_console
 from infra.cli.screen import PlainScreen, screen
 from infra.cli.story import diff_lines, printable
 from infra.cli.watching import show_diff, watch_task
 from infra.client import Client
 from infra.errors import FarhandError
+from infra.tasks.states import TERMINAL, Status
 
 _STATUS_STYLES = {"completed": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
 
-PIPE_COLUMNS = 500
-"""Wide enough that nothing a script might look for is cut or folded."""
-
-json_option = click.option("--json", "as_json", is_flag=True, help="JSON for scripts.")
+event_lines_option = click.option(
+    "--json", "as_json", is_flag=True, help="One event a line on standard output, nothing else."
+)
 
 
 @click.command(name="run")
@@ -33,18 +33,21 @@ json_option = click.option("--json", "as_json", is_flag=True, help="JSON for scr
 @click.option("--base-branch", help="Branch to start from (default: the repository's default branch).")
 @click.option("--model", help="Model alias, full name, or replay:<recording> (default: the deployment's).")
 @click.option("--budget", "budget_usd", type=click.FloatRange(min=0, min_open=True), help="US dollars it may cost.")
-@click.option("--json", "as_json", is_flag=True, help="One event a line on standard output, nothing else.")
+@event_lines_option
 @click.option("--no-wait", is_flag=True, help="Send it and leave.")
 @client_options
 def run(client: Client, *, as_json: bool, no_wait: bool, **task: Any) -> None:
     """Send the task PROMPT and watch it being done.
 
     Ctrl-C asks for the task to be cancelled; once more leaves. Exit code: 0 completed, 1 failed, 2 wrong usage,
-    130 cancelled.
+    130 cancelled or left.
     """
     sent = client.submit(**task)
     if no_wait:
-        click.echo(json.dumps(sent, ensure_ascii=False) if as_json else f"{sent['id']}\nfarhand watch {sent['id']}")
+        if as_json:
+            print_json(sent)
+        else:
+            click.echo(f"{sent['id']}\nfarhand watch {sent['id']}")
         return
     _watch(client, sent["id"], as_json=as_json, cancels=True)
 
@@ -52,16 +55,19 @@ def run(client: Client, *, as_json: bool, no_wait: bool, **task: Any) -> None:
 @click.command(name="watch")
 @click.argument("task_id", type=click.UUID)
 @click.option("--after", type=click.IntRange(min=0), default=0, help="Only events after this number.")
-@click.option("--json", "as_json", is_flag=True, help="One event a line on standard output, nothing else.")
+@event_lines_option
 @client_options
 def watch(client: Client, task_id: UUID, *, after: int, as_json: bool) -> None:
-    """Watch a task from its beginning until it ends. Ctrl-C leaves; the task goes on."""
+    """Watch a task from its beginning until it ends.
+
+    Ctrl-C leaves; the task goes on. Exit code: 0 completed, 1 failed, 2 wrong usage, 130 cancelled or left.
+    """
     _watch(client, str(task_id), as_json=as_json, cancels=False, after=after)
 
 
 @click.command(name="tasks")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
-@click.option("--status", help="Only those in this state.")
+@click.option("--status", type=click.Choice([status.value for status in Status]), help="Only those in this state.")
 @json_option
 @client_options
 def tasks(client: Client, *, limit: int, status: str | None, as_json: bool) -> None:
@@ -69,7 +75,7 @@ def tasks(client: Client, *, limit: int, status: str | None, as_json: bool) -> N
     found = client.tasks(limit=limit, status=status)
     if as_json:
         for task in found:
-            click.echo(json.dumps(task, ensure_ascii=False))
+            print_json(task)
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column, least in (("id", 36), ("status", 9), ("created", 16), ("cost", 5), ("prompt", None)):
@@ -82,7 +88,7 @@ def tasks(client: Client, *, limit: int, status: str | None, as_json: bool) -> N
             f"${task['spent_usd']:.2f}",
             Text(" ".join(printable(task["prompt"]).split())),
         )
-    _console().print(table if found else "no tasks yet: farhand run --repo URL PROMPT")
+    table_console().print(table if found else "no tasks yet: farhand run --repo URL PROMPT")
 
 
 @click.command(name="show")
@@ -93,9 +99,9 @@ def show(client: Client, task_id: UUID, *, as_json: bool) -> None:
     """Show one task: state, branch, cost, last words."""
     task = client.task(str(task_id))
     if as_json:
-        click.echo(json.dumps(task, ensure_ascii=False))
+        print_json(task)
         return
-    console = _console()
+    console = table_console()
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")
@@ -115,12 +121,16 @@ def show(client: Client, task_id: UUID, *, as_json: bool) -> None:
 
 @click.command(name="diff")
 @click.argument("task_id", type=click.UUID)
+@json_option
 @client_options
-def diff(client: Client, task_id: UUID) -> None:
+def diff(client: Client, task_id: UUID, *, as_json: bool) -> None:
     """Print what a task changed, as a unified diff.
 
-    `farhand diff ID | git apply` brings it into a checkout.
+    `farhand diff ID | git apply` brings it into a checkout. With --json it comes with its figures and commits.
     """
+    if as_json:
+        print_json(client.diff_and_figures(str(task_id)))
+        return
     text = client.diff(str(task_id))
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -132,12 +142,22 @@ def diff(client: Client, task_id: UUID) -> None:
 
 @click.command(name="cancel")
 @click.argument("task_id", type=click.UUID)
+@json_option
 @client_options
-def cancel(client: Client, task_id: UUID) -> None:
+def cancel(client: Client, task_id: UUID, *, as_json: bool) -> None:
     """Cancel a task. The work so far is kept."""
     task = client.cancel(str(task_id))
-    ended = task["status"] in {"completed", "failed", "cancelled"}
-    click.echo(f"{task_id} {task['status'] if ended else 'is being cancelled'}")
+    if as_json:
+        print_json(task)
+    else:
+        click.echo(f"{task_id} {_after_cancel(task)}")
+
+
+def _after_cancel(task: dict[str, Any]) -> str:
+    if task["status"] not in TERMINAL:
+        return "is being cancelled"
+    never_ran = task["status"] == Status.CANCELLED and task["started_at"] is None
+    return "cancelled: it had not begun, nothing had to be stopped" if never_ran else str(task["status"])
 
 
 def _watch(client: Client, task_id: str, *, as_json: bool, cancels: bool, after: int = 0) -> None:
@@ -149,12 +169,6 @@ def _watch(client: Client, task_id: str, *, as_json: bool, cancels: bool, after:
         except FarhandError as error:
             shown.note(f"there is no diff: {error.message}")
     sys.exit(code)
-
-
-def _console() -> Console:
-    """Standard output; where that is no terminal, lines are as long as they are."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=PIPE_COLUMNS)
 
 
 def _status(task: dict[str, Any]) -> Text:

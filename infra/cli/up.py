@@ -26,6 +26,11 @@ from infra.cli.supervise import Supervisor
 from infra.db import Database
 from infra.errors import ConflictError, UnavailableError
 
+API_STOP_S = 12.0
+"""gunicorn gives requests 5 s."""
+WORKER_STOP_S = 12.0
+"""Longer than a worker takes to give its tasks away: `workers.departure.DRAIN_S`."""
+
 
 class PortTakenError(ConflictError):
     """Choose another --port, or leave it out to get a free one."""
@@ -154,7 +159,7 @@ def _api(listener: socket.socket, url: str, environment: dict[str, str]) -> Serv
         directory=launch.SOURCE_ROOT,
         environment=environment,
         sockets=(listener.fileno(),),
-        stop_deadline_s=12.0,
+        stop_deadline_s=API_STOP_S,
     )
 
 
@@ -166,7 +171,7 @@ def _worker(number: int, slots: int, workers: _Workers, environment: dict[str, s
         directory=launch.SOURCE_ROOT,
         environment=environment,
         stop_signal=signal.SIGINT,  # nobody comes after it: its sandboxes end with it
-        stop_deadline_s=12.0,  # longer than it takes a worker to hand over its tasks
+        stop_deadline_s=WORKER_STOP_S,
     )
 
 

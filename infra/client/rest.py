@@ -114,6 +114,10 @@ class Client:
         """What the task changed so far, as a unified diff."""
         return self._send("GET", f"/v1/tasks/{task_id}/diff", headers={"Accept": "text/x-diff"}).text
 
+    def diff_and_figures(self, task_id: str) -> Json:
+        """The same as text in JSON, with the number of files and lines, and the commits that it lies between."""
+        return self._json("GET", f"/v1/tasks/{task_id}/diff", headers={"Accept": "application/json"})
+
     def egress(self, task_id: str) -> list[Json]:
         """What its sandboxes connected to, refusals included, oldest first."""
         return self._list(f"/v1/tasks/{task_id}/egress", limit=MAX_EGRESS_RECORDS)

@@ -58,12 +58,14 @@ class ApiToken(Base):
     __tablename__ = "api_tokens"
 
     id: Mapped[Id]
-    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
     name: Mapped[str]
     token_hash: Mapped[str] = mapped_column(unique=True)
     expires_at: Mapped[Moment | None]
     last_used_at: Mapped[Moment | None]
     created_at: Mapped[CreatedAt]
+
+    __table_args__ = (Index("ix_api_tokens_user_id_id", "user_id", "id"),)
 
 
 class RefreshToken(Base):
@@ -116,4 +118,6 @@ class IdempotencyKey(Base):
     request_hash: Mapped[str]
     status: Mapped[int]
     body: Mapped[Json]
+    sealed: Mapped[bytes | None]
+    """An answer that shows a secret, encrypted; `body` is empty then."""
     created_at: Mapped[CreatedAt] = mapped_column(index=True)

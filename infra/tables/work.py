@@ -111,6 +111,7 @@ class Task(Base):
             name="pull_request",
         ),
         Index("ix_tasks_user_id_id", "user_id", "id"),
+        Index("ix_tasks_user_id_status_id", "user_id", "status", "id"),
         Index("ix_tasks_project_id_id", "project_id", "id"),
         Index("ix_tasks_held", "worker_id", postgresql_where=sql("worker_id is not null")),
         Index(
@@ -271,6 +272,7 @@ class ModelCall(Base):
     __table_args__ = (
         CheckConstraint("state in ('reserved','settled','released','lost')", name="state"),
         UniqueConstraint("task_id", "step", "try"),
+        Index("ix_model_calls_started_at", "started_at"),
         Index("ix_model_calls_open", "task_id", postgresql_where=sql("state = 'reserved'")),
     )
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select
@@ -14,6 +17,7 @@ from infra.settings import Settings
 from infra.tables import Event, Message, ModelCall, Step, ToolCall
 from tests.acceptance.conftest import CREDENTIALS
 from tests.acceptance.material import package
+from tests.conftest import need
 from tests.deployment import Deployment, events_of, watch
 from tests.standin.git_command import run_git
 from tests.standin.gitserver import GitServer
@@ -25,6 +29,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.slow]
 def test_a_real_bug_is_found_fixed_and_pushed(
     deploy: Callable[..., Deployment], git_host: GitServer, settings: Settings, tmp_path: Path
 ) -> None:
+    need("sdist", package.why_unavailable())
     package.make_repo(tmp_path / "parse")
     git_host.create("parse", from_dir=tmp_path / "parse")
     with ModelStandIn({package.TRAJECTORY_NAME: package.trajectory()}, api_key="a-model-key") as model:
@@ -41,6 +46,7 @@ def test_a_real_bug_is_found_fixed_and_pushed(
     assert ended["status"] == "completed", deployment.logs()
     assert ended["final_message"] == package.FINAL_MESSAGE
     assert events == stored
+    assert [event["data"]["sandbox"] for event in events if event["type"] == "task_started"] == ["docker"]
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
 
     # Red before the edit, green after it, by the package's own tests.
@@ -65,24 +71,67 @@ def test_a_real_bug_is_found_fixed_and_pushed(
     )
     assert tests.returncode == 0, tests.stderr
 
-    # Tool calls, messages and usage stand in Postgres.
-    database = Database(settings.database_url)
-    with database.begin() as connection:
-        counts = {
-            table.__tablename__: connection.execute(select(func.count()).select_from(table)).scalar_one()
-            for table in (Event, Step, ToolCall, Message, ModelCall)
-        }
-        states = set(connection.execute(select(ModelCall.state)).scalars())
-        assert connection.execute(select(func.count()).where(ToolCall.output.is_(None))).scalar_one() == 0
-    database.close()
-    turns = len(package.trajectory())
-    assert counts["steps"] == counts["model_calls"] == turns
-    assert states == {"settled"}
-    assert counts["tool_calls"] == len(outputs)
-    assert counts["messages"] >= 2
-    assert counts["events"] == len(events)
-    assert ended["spent_usd"] > 0
+    # Tool calls, messages and usage stand in Postgres, as the model gave them.
+    turns = package.trajectory()
+    stands = _what_stands_in_postgres(settings)
+    assert stands.calls == _calls(turns)
+    assert stands.outputs == outputs
+    assert stands.messages == [("user", package.PROMPT), *(("assistant", _text(turn)) for turn in turns)]
+    assert stands.usage == [(turn["usage"]["input_tokens"], turn["usage"]["output_tokens"]) for turn in turns]
+    assert stands.states == {"settled"}
+    assert (stands.steps, stands.events) == (len(turns), len(events))
+    assert 0 < ended["spent_usd"] == pytest.approx(float(stands.cost_usd))
 
     # No secret reached the model, and the model was asked once for each step (G3, G5).
-    assert len(model.requests) == turns
+    assert len(model.requests) == len(turns)
     assert not any(CREDENTIALS[1] in str(request.body) for request in model.requests)
+
+
+@dataclass(frozen=True, slots=True)
+class Stands:
+    """The rows of the only task, each list in the order in which the things happened."""
+
+    calls: list[tuple[int, str, dict[str, Any]]]
+    outputs: list[str]
+    messages: list[tuple[str, str]]
+    usage: list[tuple[int, int]]
+    states: set[str]
+    cost_usd: Decimal
+    steps: int
+    events: int
+
+
+def _what_stands_in_postgres(settings: Settings) -> Stands:
+    database = Database(settings.database_url)
+    with database.begin() as connection:
+        calls = connection.execute(select(*ToolCall.__table__.c).order_by(ToolCall.step, ToolCall.index)).all()
+        messages = connection.execute(select(Message.role, Message.text).order_by(Message.id)).all()
+        model_calls = connection.execute(select(*ModelCall.__table__.c).order_by(ModelCall.step)).all()
+        steps, events = (
+            connection.execute(select(func.count()).select_from(table)).scalar_one() for table in (Step, Event)
+        )
+    database.close()
+    return Stands(
+        calls=[(call.step, call.tool_name, call.input) for call in calls],
+        outputs=[call.output for call in calls],
+        messages=[(message.role, message.text) for message in messages],
+        usage=[(call.usage["input_tokens"], call.usage["output_tokens"]) for call in model_calls],
+        states={call.state for call in model_calls},
+        cost_usd=sum((call.cost_usd for call in model_calls), Decimal(0)),
+        steps=steps,
+        events=events,
+    )
+
+
+def _calls(turns: list[dict[str, Any]]) -> list[tuple[int, str, dict[str, Any]]]:
+    """Step, tool and input of each call that the turns ask for."""
+    return [
+        (step, block["name"], block["input"])
+        for step, turn in enumerate(turns, start=1)
+        for block in turn["content"]
+        if block["type"] == "tool_use"
+    ]
+
+
+def _text(turn: dict[str, Any]) -> str:
+    return "".join(block["text"] for block in turn["content"] if block["type"] == "text")

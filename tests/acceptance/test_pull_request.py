@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -153,7 +154,9 @@ def test_on_request_and_the_worker_dies_before_its_commit(
         options = ("--server", deployment.url, "--token", deployment.token)
         shown = CliRunner().invoke(cli.main, ("pr", task["id"], *options))
         assert (shown.exit_code, shown.stdout.strip()) == (0, ended["pull_request"]["url"])
+        shown = CliRunner().invoke(cli.main, ("pr", task["id"], "--json", *options))
+        assert (shown.exit_code, json.loads(shown.stdout)["pull_request"]) == (0, ended["pull_request"])
         github.inject("GET", Fault(status=401, body={"message": "Bad credentials"}))
         shown = CliRunner().invoke(cli.main, ("pr", task["id"], *options))
-        assert shown.exit_code == 1
+        assert (shown.exit_code, shown.stdout) == (1, "")
         assert "(pull_request_unauthorized)" in shown.stderr

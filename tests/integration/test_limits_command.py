@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import text
@@ -27,8 +29,11 @@ def test_limits_are_shown_changed_and_taken_away(world: World, email: str) -> No
     assert farhand(world).output == nothing
     changed = farhand(world, "--tasks", "20", "--tasks-per-user", "0", "--user", email, "8")
     assert changed.output == "tasks           20\ntasks per user  0\nAda@example.com  8\n"
+    known = {"tasks": 20, "tasks_per_user": 0, "users": {"Ada@example.com": 8}}
+    assert json.loads(farhand(world, "--json").output) == known
     taken = farhand(world, "--tasks", "none", "--tasks-per-user", "none", "--user", email, "none")
     assert taken.output == nothing
+    assert json.loads(farhand(world, "--json").output) == {"tasks": None, "tasks_per_user": None, "users": {}}
 
 
 @pytest.mark.parametrize("wrong", ["-1", "many", "1.5", "9999999999"])

@@ -4,131 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import select
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import psycopg
 import pytest
 
-from infra.cli.data_dir import DataDir, remove_tree
-from infra.cli.process import Identity
-from infra.cli.sample_repo import SampleRepo
-from infra.client import Client
+from infra.crypto import KeyRing
 from infra.demo import PROMPT, RECORDINGS
+from infra.embedded.postgres import url_at
+from tests.integration.local_up import DEADLINE_S, Up, answers, command, environment, until
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
-DEADLINE_S = 90.0
 CHILDREN = ("postgres", "redis", "api", "worker1")
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-P", "-m", "infra.cli", *arguments]
-
-
-def environment(recordings: Path) -> dict[str, str]:
-    return {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "FARHAND_SANDBOX": "local",
-        "FARHAND_ALLOWED_REPO_HOSTS": "file",
-        "FARHAND_RECORDINGS": str(recordings),
-        "FARHAND_MAX_STEP": "7",  # mistyped: it must be told
-    }
-
-
-class Up:
-    """One data directory, and the `up` that runs on it now."""
-
-    def __init__(self, directory: Path) -> None:
-        self.data = DataDir(directory / "data")
-        self.recordings = directory / "recordings"
-        self.recordings.mkdir()
-        shutil.copy(RECORDINGS / "demo.json", self.recordings)
-        self.repo = SampleRepo(directory)
-        self.repo.make()
-        self._errors = (directory / "up.err").open("w+")
-
-    def start(self) -> None:
-        """Returns once it has said that it is ready."""
-        self.process = subprocess.Popen(
-            command("up", "--data", str(self.data.path)),
-            env=environment(self.recordings),
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            start_new_session=True,
-        )
-        assert self.process.stdout
-        readable, _, _ = select.select([self.process.stdout], [], [], DEADLINE_S)
-        line = self.process.stdout.readline() if readable else ""
-        ready = re.fullmatch(r"ready (http://127\.0\.0\.1:\d+)\n", line)
-        assert ready, f"it said {line!r} and {self.said()}"
-        self.url = ready[1]
-
-    def stop(self, sig: signal.Signals) -> int:
-        self.process.send_signal(sig)
-        code = self.process.wait(DEADLINE_S)
-        assert self.process.stdout
-        self.process.stdout.close()
-        return code
-
-    def said(self) -> str:
-        self._errors.seek(0)
-        return self._errors.read()
-
-    def log(self, service: str) -> str:
-        return (self.data.logs / f"{service}.log").read_text()
-
-    def children(self) -> dict[str, Identity]:
-        found = ((file.name, Identity.read(file)) for file in self.data.pids.iterdir())
-        return {name: identity for name, identity in found if identity is not None and identity.is_alive()}
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.stop(signal.SIGTERM)
-        self._errors.close()
-        remove_tree(self.data.run_dir())
-
-    def client(self) -> Client:
-        token = self.data.token()
-        assert token
-        return Client(self.url, token)
-
-    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command(*arguments),
-            env={**environment(self.recordings), "FARHAND_DATA": str(self.data.path)},
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_S,
-            check=False,
-        )
-
-
-def until(reached: Callable[[], Any]) -> None:
-    """Ask again and again until it is so, with a deadline."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not reached():
-        assert time.monotonic() < deadline, "not reached in time"
-        time.sleep(0.05)
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/readyz", timeout=5, trust_env=False).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +119,30 @@ def test_run_watches_a_task_to_its_end(up: Up) -> None:
     assert "\x1b" not in watched.stdout
 
 
+def test_every_verb_of_a_user_prints_nothing_but_json_when_asked(up: Up) -> None:
+    def told(*arguments: str) -> list[dict[str, Any]]:
+        done = up.cli(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    (sent,) = told("run", "--repo", up.repo.url, "--model", "replay:demo", "--no-wait", PROMPT)
+    assert [event["type"] for event in told("watch", sent["id"])][-1] == "completed"
+    (shown,) = told("show", sent["id"])
+    assert shown in told("tasks")
+    assert shown in told("tasks", "--status", "completed")
+    assert shown not in told("tasks", "--status", "failed")
+    (diff,) = told("diff", sent["id"])
+    assert (diff["files_changed"], diff["insertions"], diff["head_sha"]) == (1, 1, shown["head_sha"])
+    assert diff["diff"] == up.cli("diff", sent["id"]).stdout
+    assert told("cancel", sent["id"]) == [shown], "it has ended already"
+    assert told("egress", sent["id"]) == []
+    assert told("token") == [{"token": up.data.token()}]
+    assert "ok" in {finding["verdict"] for finding in told("doctor")}
+    refused = up.cli("pr", sent["id"], "--json")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "error: " in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "error"),
     [
@@ -290,6 +208,21 @@ def test_a_killed_up_leaves_nobody_behind_and_can_be_started_again(up: Up) -> No
     assert not [name for name, child in before.items() if child.is_alive()]
     with up.client() as client:
         client.tasks()
+
+
+def test_a_new_key_in_front_of_the_ring_takes_over_what_is_stored(up: Up) -> None:
+    with up.client() as client:
+        client.create_project(repo_url="https://example.com/owner/private", git_token="a-git-token")
+    assert up.stop(signal.SIGTERM) == 0
+    ring, new = up.data.path / "secret-keys", "a-new-key-" + "0" * 32
+    ring.write_text(f"{new},{ring.read_text()}")
+    up.start()
+    until(lambda: "every stored secret is under the first key" in up.log("worker1"))
+    with psycopg.connect(url_at(up.data.run_dir() / "pg")) as connection:
+        (sealed,) = connection.execute(
+            "select git_token_encrypted from projects where git_token_encrypted is not null"
+        ).fetchone() or (b"",)
+    assert KeyRing((new,)).decrypt(sealed) == "a-git-token", "the old key can go"
 
 
 def test_interrupt_stops_it_too(up: Up) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+from pydantic import ValidationError
+
 from agent_runtime.tools import TOOLS
 from infra.agents import AGENTS, DEFAULT_AGENT, AgentDefinition
 
@@ -13,11 +16,7 @@ def test_every_agent_names_tools_that_the_runtime_has() -> None:
         assert set(agent.tools) <= set(TOOLS)
 
 
-def test_a_second_agent_is_data() -> None:
-    reviewer = AgentDefinition(name="reviewer", instructions="Read.", tools=("read_file",), model="claude-haiku")
-    assert reviewer.as_job("No network.") == {
-        "name": "reviewer",
-        "instructions": "Read.\n\nNo network.",
-        "tools": ["read_file"],
-        "max_tokens": reviewer.max_tokens,
-    }
+def test_what_an_agent_cannot_be_is_refused() -> None:
+    for wrong in ({"max_steps": 0}, {"task_wall_clock": -1.0}, {"command_timeout": 0.0}, {"wall_clock": 5.0}):
+        with pytest.raises(ValidationError):
+            AgentDefinition.model_validate({"name": "a", "instructions": "", "tools": (), **wrong})

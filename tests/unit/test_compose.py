@@ -12,7 +12,9 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from infra.cli import main
+from infra.cli.up import WORKER_STOP_S
 from infra.settings import Settings
+from workers.departure import DRAIN_S
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "compose.yaml").read_text()
@@ -21,6 +23,8 @@ OURS = {name: service for name, service in SERVICES.items() if "build" in servic
 FARHAND = {name: service for name, service in OURS.items() if service["command"][0] == "farhand"}
 LONG_RUNNING = sorted(set(OURS) - {"migrate"})
 DATABASES = ("postgres", "redis")
+SPARE_S = 2.0
+"""A worker that has to be killed by `up` or compose gives nothing away: it gets more time than it takes at most."""
 
 EXAMPLE = (ROOT / ".env.example").read_text()
 MUST_BE_SET = dict(re.findall(r"^([A-Z_]+)=(.*)$", EXAMPLE, re.MULTILINE))
@@ -67,10 +71,14 @@ def test_one_image_from_one_dockerfile() -> None:
     assert sent == {package.removesuffix("*") for package in packages} | {"requirements.lock"}
 
 
+def test_up_lets_a_worker_give_its_tasks_away() -> None:
+    assert WORKER_STOP_S >= DRAIN_S + SPARE_S
+
+
 @pytest.mark.parametrize("name", LONG_RUNNING)
 def test_services_have_time_to_stop_an_init_and_a_health_check(name: str) -> None:
     service = SERVICES[name]
-    assert seconds(service["stop_grace_period"]) >= (12 if name == "worker" else 10), "a hand-over takes 10 s"
+    assert seconds(service["stop_grace_period"]) >= (DRAIN_S + SPARE_S if name == "worker" else 10)
     assert service["init"] is True
     assert service["healthcheck"]["test"]
     assert service["restart"] == "unless-stopped"

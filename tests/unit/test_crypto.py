@@ -13,9 +13,13 @@ def test_the_first_key_encrypts_and_all_decrypt() -> None:
     rotating = KeyRing((NEW, OLD))
     assert rotating.decrypt(sealed) == "a token"
     again = rotating.rotate(sealed)
+    assert again is not None
     assert KeyRing((NEW,)).decrypt(again) == "a token"
+    assert rotating.rotate(again) is None, "it is under the first key already"
     with pytest.raises(ConfigurationError, match="put the old key back"):
         KeyRing((NEW,)).decrypt(sealed)
+    with pytest.raises(ConfigurationError, match="put the old key back"):
+        KeyRing((NEW,)).rotate(sealed)
 
 
 def test_what_is_stored_is_not_the_secret() -> None:

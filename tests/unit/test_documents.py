@@ -7,8 +7,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from click import Context
 
 from infra import __version__
+from infra.cli import main
 from infra.cli.doctor import LEAST_GIT
 from tests.security.local import GETS_THROUGH, NOT_TRIED
 from workers.git.command import OLDEST_GIT
@@ -57,6 +59,23 @@ def test_every_file_that_is_named_exists() -> None:
     named = re.findall(r"`((?:agent_runtime|api|docs|infra|tests|workers)/[\w./*-]*)", text)
     assert named
     assert [name for name in named if not list(ROOT.glob(name.rstrip("/")))] == []
+
+
+def test_every_decision_is_in_the_index() -> None:
+    directory = ROOT / "docs/decisions"
+    titles = {path.name: path.read_text().partition("\n")[0] for path in sorted(directory.glob("[0-9]*.md"))}
+    assert all(title.startswith(f"# {int(name[:4])}. ") for name, title in titles.items())
+    index = (directory / "README.md").read_text()
+    listed = re.findall(r"^- \[(\d+\. .+)\]\((.+)\)$", index, re.MULTILINE)
+    assert listed == [(title.removeprefix("# "), name) for name, title in titles.items()]
+
+
+def test_the_settings_page_names_every_command_that_talks_to_a_server() -> None:
+    (row,) = re.findall(r"^\| `FARHAND_SERVER` .+$", (ROOT / "docs/settings.md").read_text(), re.MULTILINE)
+    commands = [main.get_command(Context(main), name) for name in main.list_commands(Context(main))]
+    talkers = [command.name for command in commands if command and any(p.name == "server" for p in command.params)]
+    assert talkers
+    assert [name for name in talkers if f"`{name}`" not in row] == []
 
 
 def test_the_oldest_git_is_said_alike() -> None:

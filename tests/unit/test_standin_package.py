@@ -1,6 +1,5 @@
 """The material of the acceptance test: a real package whose own tests are red, and green after upstream's edit."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -10,18 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.material import package
+from tests.conftest import need
 
 
 @pytest.fixture(scope="module")
 def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("package") / "repo"
-    try:
-        head = package.make_repo(directory)
-    except package.SdistUnavailable as unavailable:
-        if os.environ.get("FARHAND_REQUIRE"):
-            raise
-        pytest.skip(str(unavailable))
-    assert head == package.HEAD
+    need("sdist", package.why_unavailable())
+    assert package.make_repo(directory) == package.HEAD
     return directory
 
 
@@ -80,6 +75,12 @@ def test_without_any_pip_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(package, "_pips", lambda: iter(()))
     with pytest.raises(package.SdistUnavailable, match=r"could not be downloaded: there is no pip"):
         package.fetch_sdist(tmp_path)
+    assert package.why_unavailable(tmp_path) == "parse-1.17.0.tar.gz could not be downloaded: there is no pip"
+
+
+def test_it_is_available_when_both_are_cached(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(package, "_pips", lambda: iter(()))
+    assert package.why_unavailable() is None
 
 
 def test_the_trajectory_names_only_tools_of_the_contract() -> None:

@@ -37,11 +37,6 @@ class Assembly:
             raise StreamBrokenError(f"unreadable stream event {event.get('type')}: {error}") from error
 
     @property
-    def started(self) -> bool:
-        """The model has accepted the request and begun to answer."""
-        return self._message is not None
-
-    @property
     def usage(self) -> Usage:
         return Usage.model_validate({key: value or 0 for key, value in self._usage.items() if _is_count(key)})
 

@@ -113,7 +113,7 @@ def request_cancel(tx: Transaction, task_id: UUID, *, user_id: UUID) -> TaskRow:
     mine = (Task.id == task_id, Task.user_id == user_id)
     row = tx.advance(
         (*mine, Task.status.in_((Status.PENDING, Status.WAITING))),
-        ("cancelled", {"by": "user", "confirmed_dead_ms": 0}),
+        ("cancelled", {"by": "user", "confirmed_dead_ms": None}),  # there is no sandbox that could have died
         values={"status": Status.CANCELLED, "completed_at": func.now(), "error": None},
     )
     if row is None:

@@ -17,6 +17,7 @@ Nothing of the package is kept in Farhand's repository but those lines. The sour
 package index through pip, once, and are checked against the sums above each time.
 """
 
+import functools
 import hashlib
 import importlib.util
 import os
@@ -63,6 +64,10 @@ FIX_OLD = """\
 FIX_NEW = "        base = self.base\n" + FIX_OLD.replace("self.base", "base")
 
 
+_PIP_DEADLINE_S = 40
+"""Of one pip; all of them together stay below the time that a test may take."""
+
+
 class SdistUnavailable(RuntimeError):  # noqa: N818 - it says what is the matter
     """The source distribution is neither cached nor can it be downloaded. Connect to a package index once."""
 
@@ -79,6 +84,17 @@ class Sdist:
 
 BUGGY = Sdist("1.17.0", "c7806139a481ec8c8336a54418894c8b201314f8ecc63e55f438f4b72bdc4485")
 FIXED = Sdist("1.18.0", "91666032d6723dc5905248417ef0dc9e4c51df9526aaeef271eacad6491f06a4")
+
+
+@functools.cache  # asked by several tests, and without network the answer takes a while
+def why_unavailable(cache_dir: Path | None = None) -> str | None:
+    """Why `make_repo` can't be called here, None when it can. Downloads what is not cached."""
+    try:
+        for sdist in (BUGGY, FIXED):
+            fetch_sdist(cache_dir, sdist)
+    except SdistUnavailable as unavailable:
+        return str(unavailable)
+    return None
 
 
 def fetch_sdist(cache_dir: Path | None = None, sdist: Sdist = BUGGY) -> Path:
@@ -165,13 +181,26 @@ def _sha256(path: Path) -> str:
 def _download(sdist: Sdist, into: Path) -> Path:
     """Through the first pip that there is: the development environment is made by uv and carries none itself."""
     download = ["download", "--quiet", "--no-deps", "--no-binary=:all:", f"--dest={into}", f"parse=={sdist.version}"]
+    patience = ["--retries=2", "--timeout=10"]
     failures = []
     for pip in _pips():
-        result = subprocess.run([*pip, *download], capture_output=True, text=True, check=False, timeout=300)
+        try:
+            result = subprocess.run(
+                [*pip, *download, *patience], capture_output=True, text=True, check=False, timeout=_PIP_DEADLINE_S
+            )
+        except subprocess.TimeoutExpired:
+            failures.append(f"{' '.join(pip)}: nothing came of it within {_PIP_DEADLINE_S} s")
+            continue
         if result.returncode == 0 and (into / sdist.file_name).exists():
             return into / sdist.file_name
-        failures.append(f"{' '.join(pip)}: {result.stderr.strip()[-500:]}")
+        failures.append(f"{' '.join(pip)}: {_said(result.stderr)}")
     raise SdistUnavailable(f"{sdist.file_name} could not be downloaded: {'; '.join(failures) or 'there is no pip'}")
+
+
+def _said(output: str) -> str:
+    """The first line that calls itself an error, else the last one."""
+    lines = output.strip().splitlines() or ["nothing"]
+    return next((line for line in lines if line.lower().startswith("error")), lines[-1])
 
 
 def _pips() -> Iterator[list[str]]:

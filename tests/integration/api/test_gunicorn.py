@@ -25,7 +25,7 @@ from infra.services import Services
 from infra.settings import Settings
 from infra.tables import ApiToken, User
 from tests.integration.api.conftest import REPO
-from tests.integration.api.test_idempotency import wait_until_somebody_waits_for_a_lock
+from tests.integration.database_locks import wait_until_somebody_waits
 from tests.services import SECRET_KEY
 
 ROOT = Path(__file__).parents[3]
@@ -135,7 +135,7 @@ def test_a_request_that_waits_for_postgres_holds_up_no_other(
         blocker.execute(text("set local idle_in_transaction_session_timeout = 0"))
         blocker.execute(text("lock table projects in access exclusive mode"))
         threads = [run(lambda: answers.append(client.get("/v1/projects").status_code)) for _ in range(4)]
-        wait_until_somebody_waits_for_a_lock(services)
+        wait_until_somebody_waits(services)
         assert client.get("/healthz").status_code == 200
         assert client.get("/v1/tasks").status_code == 200
         assert not answers

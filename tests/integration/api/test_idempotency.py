@@ -6,15 +6,18 @@ import threading
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select, text, update
 from werkzeug.test import TestResponse
 
 from api import actions
 from api.actions import StartTask
+from api.app import REST
+from api.routes import Operation
 from infra.errors import InvalidInputError
 from infra.services import Services
-from infra.tables import Message, Project, Task
+from infra.tables import ApiToken, IdempotencyKey, Invite, Message, Project, Task, User
 from tests.integration.api.conftest import REPO, Person
+from tests.integration.database_locks import wait_until_somebody_waits
 
 TASK = {"repo_url": REPO, "prompt": "p"}
 KEY = {"Idempotency-Key": "k-1"}
@@ -94,7 +97,7 @@ def test_a_repeat_that_comes_while_the_first_is_at_work_waits_for_it(ada: Person
         )
         thread = threading.Thread(target=lambda: answers.append(ada("POST", "/v1/tasks", TASK, headers=KEY)))
         thread.start()
-        wait_until_somebody_waits_for_a_lock(services)
+        wait_until_somebody_waits(services)
         assert not answers
         first.rollback()
     thread.join(20)
@@ -102,16 +105,44 @@ def test_a_repeat_that_comes_while_the_first_is_at_work_waits_for_it(ada: Person
     assert "Idempotency-Replayed" not in answers[0].headers
 
 
-def wait_until_somebody_waits_for_a_lock(services: Services) -> None:
-    blocked = text(
-        "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
-    )
-    with services.database.autocommit() as connection:
-        for _ in range(2000):
-            if connection.execute(blocked).scalar_one():
-                return
-            connection.execute(text("select pg_sleep(0.005)"))
-    raise TimeoutError("nobody waited")
+@pytest.mark.parametrize(
+    ("path", "shown", "table"), [("/v1/tokens", "token", ApiToken), ("/v1/invites", "code", Invite)]
+)
+def test_a_secret_is_made_once_shown_again_and_not_kept_in_clear(
+    ada: Person, services: Services, path: str, shown: str, table: Any
+) -> None:
+    with services.database.begin() as connection:
+        connection.execute(update(User).values(is_admin=True))
+    body = {"name": "phone"} if table is ApiToken else None
+    first, again = (ada("POST", path, body, headers=KEY) for _ in range(2))
+    assert (first.status_code, again.status_code, again.json) == (201, 201, first.json)
+    assert ("Idempotency-Replayed" in first.headers, "Idempotency-Replayed" in again.headers) == (False, True)
+    assert count(services, table) == 1
+    with services.database.begin() as connection:
+        kept = connection.execute(select(*IdempotencyKey.__table__.c)).one()
+    assert (kept.status, kept.body) == (201, {})
+    assert first.json[shown] not in str(kept)
+    assert ada.post(path, body, 201)[shown] != first.json[shown], "without the key another one is made"
+    assert count(services, table) == 2
+
+
+def test_every_post_of_a_user_takes_a_key_but_for_tickets() -> None:
+    posts = [operation for operation in REST if operation.method == "POST" and not operation.public]
+    assert [operation.path for operation in posts if not operation.idempotent] == ["/v1/stream-tickets"]
+
+
+@pytest.mark.parametrize("operation", [o for o in REST if o.idempotent], ids=lambda operation: operation.name)
+def test_whoever_says_to_take_a_key_looks_at_it(ada: Person, operation: Operation) -> None:
+    bodies = {
+        "start_task": TASK,
+        "create_project": {"repo_url": REPO},
+        "create_token": {"name": "phone"},
+        "send_message": {"text": "hi"},
+        "answer_question": {"question_id": "q", "text": "yes"},
+    }
+    path = operation.path.replace("<uuid:task_id>", ada.task()["id"])
+    refused = ada("POST", path, bodies.get(operation.name, {}), headers={"Idempotency-Key": "k" * 201})
+    assert (refused.status_code, refused.json["code"]) == (422, "idempotency_key_invalid")
 
 
 def test_messages_are_said_once(ada: Person, services: Services) -> None:

@@ -105,6 +105,7 @@ def test_cancelling_what_nobody_runs_ends_it_at_once(ada: Person) -> None:
     assert ada.post(f"/v1/tasks/{task['id']}/cancel")["status"] == "cancelled"
     events = ada.get(f"/v1/tasks/{task['id']}/events")["items"]
     assert [(e["seq"], e["type"]) for e in events] == [(1, "task_created"), (2, "cancelled")]
+    assert events[1]["data"] == {"by": "user", "confirmed_dead_ms": None}, "there was no sandbox that could have died"
     assert ada.post(f"/v1/tasks/{task['id']}/cancel", {})["last_seq"] == 2
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -19,22 +20,49 @@ from infra.cli.data_dir import DataDir
 from infra.cli.sample_repo import SampleRepo
 from infra.demo import PROMPT, RECORDINGS, SAMPLE
 from tests.bench.__main__ import BENCHMARKS
+from tests.bench.__main__ import main as bench
+
+USERS = {name for name, module in cli._COMMANDS.items() if module != "services"} - {"demo", "up"}
+"""Commands that answer somebody; the others start something."""
 
 
 def farhand(*arguments: str, **environment: str) -> Result:
     return CliRunner().invoke(cli.main, arguments, env=environment, prog_name="farhand")
 
 
-@pytest.mark.parametrize("command", [name for name in cli._COMMANDS if name not in ("image", "chaos")])
-def test_every_command_explains_itself(command: str) -> None:
+def help_of(command: str) -> str:
+    if command in {"image", "chaos"}:  # what they become answers, not this process
+        called = [sys.executable, "-m", "infra.cli", command, "--help"]
+        return subprocess.run(called, capture_output=True, text=True, check=True, timeout=60).stdout
     shown = farhand(command, "--help")
     assert shown.exit_code == 0
-    assert shown.output.startswith(f"Usage: farhand {command}")
+    return shown.output
+
+
+@pytest.mark.parametrize("command", cli._COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    assert re.match(rf"usage: farhand {command}\b", help_of(command), re.IGNORECASE)
+
+
+@pytest.mark.parametrize("command", sorted(USERS))
+def test_every_verb_of_a_user_speaks_json(command: str) -> None:
+    assert "--json" in help_of(command)
+
+
+def test_whoever_watches_is_told_the_exit_codes() -> None:
+    for command in ("run", "watch"):
+        assert "0 completed, 1 failed, 2 wrong usage, 130 cancelled" in " ".join(help_of(command).split())
+
+
+def test_tasks_takes_only_states_that_there_are() -> None:
+    said = farhand("tasks", "--status", "finished")
+    assert said.exit_code == 2
+    assert all(state in said.stderr for state in ("pending", "running", "waiting", "completed", "failed", "cancelled"))
 
 
 def test_what_bench_passes_on_is_in_its_help() -> None:
     shown = farhand("bench", "--help").output
-    assert "--json" in shown
+    assert all(option.opts[0] in shown for option in bench.params if isinstance(option, click.Option))
     assert set(BENCHMARKS) <= set(re.findall(r"\w+", shown))
 
 
@@ -165,6 +193,17 @@ def test_a_pid_file_that_a_killed_postgres_left_is_no_fault(tmp_path: Path) -> N
     assert "! the embedded Postgres is not running" in said.output
 
 
+def test_doctor_tells_a_script_what_it_tells_a_person(tmp_path: Path) -> None:
+    where = ("--data", str(tmp_path))
+    told = [json.loads(line) for line in farhand("doctor", "--json", *where).stdout.splitlines()]
+    assert {"ok", "note"} <= {finding["verdict"] for finding in told} <= {"ok", "note", "wrong"}
+    shown = farhand("doctor", *where).stdout
+    for finding in told:
+        if "GiB free" not in finding["what"]:  # another figure each time
+            assert f" {finding['what']}\n" in shown
+            assert finding["advice"] in shown
+
+
 def test_interrupted_before_there_is_anything_to_watch_it_exits_with_130(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +219,7 @@ def test_interrupted_before_there_is_anything_to_watch_it_exits_with_130(
 def test_token_prints_the_local_one(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("fh_local\n")
     assert farhand("token", "--data", str(tmp_path)).output == "fh_local\n"
+    assert json.loads(farhand("token", "--json", "--data", str(tmp_path)).output) == {"token": "fh_local"}
 
 
 def test_the_recorded_agent_mends_the_sample(tmp_path: Path) -> None:

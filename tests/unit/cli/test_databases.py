@@ -9,16 +9,19 @@ import signal
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
 import redis
 
-from infra.cli.data_dir import DataDir, InUseError, remove_tree
-from infra.cli.databases import DATABASE_URL, REDIS_URL, embedded_databases
+from infra.cli.data_dir import DataDir, InUseError, make_run_dir, remove_tree
+from infra.cli.databases import DATABASE_URL, REDIS_URL, start_databases
 from infra.cli.local_user import ensure_local_user, make_token
+from infra.cli.supervise import Supervisor
 from infra.db import Database
 from infra.embedded import postgres as embedded_postgres
 from infra.embedded import unprivileged
@@ -40,6 +43,25 @@ def directory() -> Iterator[Path]:
 
 def silent(text: str) -> None:
     pass
+
+
+@contextmanager
+def embedded_databases(path: Path, *, say: Callable[[str], None]) -> Iterator[dict[str, str]]:
+    """Postgres and Redis with their data below `path`, as long as entered: their addresses as environment variables.
+
+    Enter it in the main thread: the servers end with the thread that started them.
+    """
+    data = DataDir(path)
+    data.make()
+    run_dir = data.run_dir()
+    make_run_dir(run_dir)
+    with data.locked():
+        supervisor = Supervisor(logs=data.logs, pids=data.pids, say=say, wait=time.sleep)
+        try:
+            supervisor.stop_leftovers()
+            yield start_databases(supervisor, data, run_dir, {})
+        finally:
+            supervisor.stop()
 
 
 def test_data_and_address_are_the_same_after_a_stop(directory: Path) -> None:

@@ -122,6 +122,25 @@ def test_what_is_being_written_is_shown_live_and_replaced_by_its_message() -> No
     assert screen._writing.tail(5) == ""
 
 
+@pytest.mark.parametrize(
+    ("before", "dead_ms", "told"),
+    [
+        (["task_created"], None, "cancelled by user, nothing had to be stopped"),
+        (["task_created", "task_started"], 70, "cancelled by user, its sandbox was gone after 70 ms"),
+        (["task_created", "task_started"], None, "cancelled by user"),  # by a sweep, which saw nothing die
+        (["task_created", "task_started", "failed"], None, "cancelled by user, nothing had to be stopped"),
+        ([], None, "cancelled by user"),  # watched from here on: who knows
+    ],
+)
+def test_a_cancel_claims_only_what_is_known(before: list[str], dead_ms: int | None, told: str) -> None:
+    out = io.StringIO()
+    screen = PlainScreen(Console(file=out, width=80))
+    known = dict(EVENTS) | {"cancelled": {"by": "user", "confirmed_dead_ms": dead_ms}}
+    for kind in (*before, "cancelled"):
+        screen.show({"type": "event", "event": {"type": kind, "at": "2026-01-01T00:00:01Z", "data": known[kind]}})
+    assert out.getvalue().splitlines()[-1].endswith(f"s  {told}")
+
+
 def test_an_edit_shows_its_change() -> None:
     out = io.StringIO()
     args = {"path": "a.py", "old": "if a > b:\n", "new": "if a >= b:\n"}
