@@ -65,6 +65,7 @@ class Helper:
             self._snapshots.vouch_for_index()
             self._untouched = False
         context = Context(self._paths, request["limits"], request["time_left_s"], request.get("proxy", ""))
+        context = context._replace(environment=request.get("environment", {}))
         output = _run(request["tool"], context, request["args"])
         return output._asdict(), b""
 

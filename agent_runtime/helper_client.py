@@ -42,6 +42,8 @@ class HelperClient:
         self._channel = channel
         self._control = control
         self._proxy = ""
+        self.environment: dict[str, str] = {}
+        """What commands get besides their own."""
 
     def open_egress(self) -> None:
         """Commands are told from now on by which address they reach what the task may reach. Raises SandboxBroken."""
@@ -72,6 +74,7 @@ class HelperClient:
         """Run a tool; its arguments have been checked. Raises HelperDied: the outcome is unknown."""
         request = {"do": "call", "tool": tool, "args": args, "limits": limits, "time_left_s": time_left_s}
         request["proxy"] = self._proxy
+        request["environment"] = self.environment
         longest = command_timeout_s(limits, args) if tool == RUN_COMMAND.name else TOOL_TIMEOUT_S
         reply, _blob = self._ask(request, min(longest, time_left_s) + GRACE_S)
         return Output(reply["text"], reply["is_error"], reply["truncated"])

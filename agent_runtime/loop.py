@@ -87,6 +87,7 @@ class AgentLoop:
             return
         if self.job.get("egress", False):
             self.helper.open_egress()
+        self.helper.environment = self.job.get("environment", {})
         time_left = min(self.deadline - time.monotonic(), CHECKOUT_TIMEOUT_S)
         self.tree, agent_files = self.helper.checkout(self.job["workspace"], time_left)
         agent = self.job["agent"]

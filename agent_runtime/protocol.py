@@ -121,7 +121,10 @@ class Limits(TypedDict):
 
 
 class Job(TypedDict):
-    """`egress`: something may be reached through the link, so commands are told of the proxy."""
+    """`egress`: something may be reached through the link, so commands are told of the proxy.
+
+    `environment`: what commands get besides, the project's variables and secrets. Nothing else of the sandbox does.
+    """
 
     protocol: int
     task_id: str
@@ -133,6 +136,7 @@ class Job(TypedDict):
     agent: Agent
     limits: Limits
     egress: bool
+    environment: Dict[str, str]
     cancel: bool
     unread: int
 

@@ -23,6 +23,7 @@ from sqlalchemy import extract, func, select
 
 from agent_runtime.protocol import Failure
 from infra.db import patiently
+from infra.environment import Environment, environment_of
 from infra.errors import AuthorityLostError, FarhandError, InvalidInputError, TaskFailedError, UnavailableError
 from infra.services import Services
 from infra.tables import Task
@@ -36,6 +37,7 @@ from workers.endings import Broken, Cancelled, Ending, Finished, HandOver, Lost,
 from workers.pool import Pool
 from workers.publication import Publisher
 from workers.relay.link import Link
+from workers.relay.masking import Mask
 from workers.sandbox.base import Driver
 from workers.workspace import Progress, Workspace, Workspaces
 
@@ -99,6 +101,7 @@ class Attempt:
         )
         self._publisher = Publisher(services, equipment.workspaces, lease, task)
         self._workspace: Workspace | None = None
+        self._mask = Mask()
         self._preparation = threading.Thread(target=self._prepare, name=f"prepare {task.id}", daemon=True)
         self._known_dead = True
 
@@ -124,8 +127,9 @@ class Attempt:
     def _run_sandbox(self) -> Ending:
         try:
             refuse_unsafe(self._services, self._driver, self.task)
+            environment = self._read_environment()
             self._preparation.start()
-            self._sandbox.open()
+            self._sandbox.open(environment)
             ending = self._next_ending()
         except Exception as error:  # noqa: BLE001  (whatever it is, the attempt ends with it)
             ending = Broken(error)
@@ -133,6 +137,12 @@ class Attempt:
             # First of all: from here on the sandbox can say nothing more.
             self._known_dead = self._sandbox.close()
         return ending
+
+    def _read_environment(self) -> Environment:
+        with self._services.database.read() as connection:
+            environment = environment_of(connection, self.task.project_id, self._services.keys)
+        self._mask = Mask(environment.secrets)
+        return environment
 
     def _next_ending(self) -> Ending:
         try:
@@ -199,7 +209,7 @@ class Attempt:
         workspace = self._workspace
         assert workspace is not None  # a job was assigned, so there is one  # noqa: S101
         try:
-            work = patiently(lambda: self._publisher.keep_patch(workspace, self._sandbox.scratch / "out"))
+            work = patiently(lambda: self._publisher.keep_patch(workspace, self._sandbox.scratch / "out", self._mask))
             if work is not None:
                 patiently(lambda: self._publisher.push(workspace, work))
         except TaskFailedError as error:
@@ -216,7 +226,7 @@ class Attempt:
 
     def _fail(self, error: Failure | None) -> None:
         self._keep_patch()
-        failure = error or FarhandError("the loop ended without a reason").as_failure()
+        failure = self._mask.deep(error or FarhandError("the loop ended without a reason").as_failure())
         self._persist(lambda tx: transitions.fail(tx, self.lease, failure))
 
     def _confirm_cancelled(self) -> None:
@@ -264,7 +274,9 @@ class Attempt:
 
     def _count_death(self, error: Failure) -> None:
         self._persist(
-            lambda tx: transitions.give_back_after_death(tx, self.lease, limit=MAX_DEATHS, error=error),
+            lambda tx: transitions.give_back_after_death(
+                tx, self.lease, limit=MAX_DEATHS, error=self._mask.deep(error)
+            ),
         )
 
     def _keep_patch(self) -> None:
@@ -272,7 +284,7 @@ class Attempt:
         if self._workspace is None:
             return
         try:
-            self._publisher.keep_patch(self._workspace, self._sandbox.scratch / "out")
+            self._publisher.keep_patch(self._workspace, self._sandbox.scratch / "out", self._mask)
         except AuthorityLostError:
             raise
         except Exception as error:  # noqa: BLE001

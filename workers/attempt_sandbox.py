@@ -17,15 +17,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from infra.environment import Environment
 from infra.tasks import records
 from infra.tasks.log import TaskRow
 from infra.tasks.transitions import Lease
 from workers.linked_sandbox import LinkedSandbox
 from workers.relay.calls import choose_route
 from workers.relay.link import Link
+from workers.relay.masking import Mask
 from workers.sandbox import directory
 from workers.sandbox.base import Exit
-from workers.workspace import Workspace
+from workers.workspace import Given, Workspace
 
 if TYPE_CHECKING:
     from workers.attempt import Equipment
@@ -56,6 +58,7 @@ class AttemptSandbox:
         self._current: LinkedSandbox | None = None
         self._used: list[LinkedSandbox] = []
         self._workspace: Workspace | None = None
+        self._environment = Environment()
         self._opened = threading.Event()
         self._closed = False
         self._state = threading.Lock()
@@ -68,8 +71,9 @@ class AttemptSandbox:
         """What the worker itself writes for this attempt; named after the sandbox, so the sweep knows whose it is."""
         return self._settings.run_dir / "t" / self._used[-1].id
 
-    def open(self) -> None:
+    def open(self, environment: Environment) -> None:
         """Raises AuthorityLostError, UnavailableError, and as `Driver.start` does."""
+        self._environment = environment
         try:
             warm = self._equipment.pool.take()
             sandbox = self._use(warm or self._cold(), is_warm=warm is not None)
@@ -145,8 +149,9 @@ class AttemptSandbox:
             suspended=self._equipment.suspended,
             on_lost=self._link.lost,
         )
-        job = workspaces.job(self._lease, task, workspace, tree, egress)
-        self._link.assign(job, choose_route(task.model, self._settings, self._equipment.upstream))
+        job = workspaces.job(self._lease, task, workspace, tree, Given(egress, self._environment))
+        route = choose_route(task.model, self._settings, self._equipment.upstream)
+        self._link.assign(job, route, Mask(self._environment.secrets))
         sandbox.serve(self._link)
 
     def _when_cold_ends(self, ended: Exit) -> None:

@@ -11,7 +11,10 @@ from sqlalchemy import select
 
 from agent_runtime.protocol import VERSION, Job, Limits
 from infra.agents import AGENTS, AgentDefinition
-from infra.egress import Egress, in_words
+from infra.egress import Egress
+from infra.egress import in_words as egress_in_words
+from infra.environment import Environment
+from infra.environment import in_words as environment_in_words
 from infra.services import Services
 from infra.settings import Settings
 from infra.tables import Project
@@ -43,6 +46,19 @@ class Workspace:
     head: str
     fetch_ms: float
     """What it took to bring the mirror up to date."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the project gives this attempt besides its repository."""
+
+    egress: Egress
+    environment: Environment
+
+    @property
+    def words(self) -> str:
+        """For the agent's instructions."""
+        return " ".join(filter(None, (egress_in_words(self.egress), environment_in_words(self.environment))))
 
 
 class Workspaces:
@@ -101,7 +117,7 @@ class Workspaces:
             rows = records.trees(connection, task_id)
         return [TreePack(tree=row.tree, parent=row.parent, data=bytes(row.pack)) for row in rows]
 
-    def job(self, lease: Lease, task: TaskRow, workspace: Workspace, tree: str | None, egress: Egress) -> Job:
+    def job(self, lease: Lease, task: TaskRow, workspace: Workspace, tree: str | None, given: Given) -> Job:
         """What `GET /job` answers."""
         agent = AGENTS[task.agent]
         with self._services.database.read() as connection:
@@ -121,9 +137,10 @@ class Workspaces:
             "steps": steps,
             "calls": calls,
             "inbox": inbox,
-            "agent": agent.as_job(in_words(egress)),
+            "agent": agent.as_job(given.words),
             "limits": _limits(agent, self._settings),
-            "egress": egress != "none",
+            "egress": given.egress != "none",
+            "environment": {**given.environment.variables, **given.environment.secrets},
             "cancel": False,
             "unread": len(inbox),
         }

@@ -37,7 +37,7 @@ def run_command(context: Context, args: Args) -> Output:
     finished = run_bounded(
         [shell, "-c", args["command"]],
         context.paths.repo,
-        {**context.paths.environment(), **proxy_environment(context.proxy)},
+        {**context.paths.environment(), **context.environment, **proxy_environment(context.proxy)},
         min(command_timeout_s(context.limits, args), context.time_left_s),
         context.limits["output_bytes"],
     )

@@ -27,12 +27,14 @@ class Context(NamedTuple):
     """What a tool's function works with. `time_left_s` is what the whole task has left.
 
     `proxy` is the address by which commands reach what the task may reach; empty when that is nothing.
+    `environment` holds variables that commands get besides the sandbox's own.
     """
 
     paths: Paths
     limits: Limits
     time_left_s: float
     proxy: str = ""
+    environment: dict[str, str] = {}  # noqa: RUF012  (never changed)
 
 
 class Tool(NamedTuple):

@@ -37,6 +37,7 @@ from infra.tasks.transitions import Lease
 from workers.relay.assemble import Assembly, StreamBrokenError, StreamEvent
 from workers.relay.deltas import DeltaPublisher
 from workers.relay.failures import TryFailedError
+from workers.relay.masking import Mask
 from workers.relay.replay import Replay
 
 if TYPE_CHECKING:
@@ -125,8 +126,9 @@ class Ask:
 class ModelCaller:
     """Makes the model calls of one attempt, one at a time."""
 
-    def __init__(self, services: Services, lease: Lease, route: Route, *, agent: str) -> None:
+    def __init__(self, services: Services, lease: Lease, route: Route, *, agent: str, mask: Mask | None = None) -> None:
         self._agent = agent
+        self._mask = mask or Mask()
         self._services = services
         self._settings = services.settings
         self._lease = lease
@@ -204,10 +206,11 @@ class ModelCaller:
         forward: Callable[[StreamEvent], None],
         deadline: float,
     ) -> tuple[Assembly, StreamEvent]:
-        assembly = Assembly()
+        assembly = Assembly(self._mask.deep)
         name = message_id(ask.step, held.try_)
         with DeltaPublisher(self._services.bus, self._lease.task_id, name) as deltas:
-            stream = self._route.stream(ask.step, request)
+            # Masked before anybody sees it: what is recorded, published and executed is one and the same.
+            stream = self._mask.stream(self._route.stream(ask.step, request))
             for event in stream:
                 try:
                     assembly.feed(event)

@@ -25,6 +25,7 @@ from workers.git.repo import MAX_PACK_BYTES, checked_id
 from workers.relay import asked
 from workers.relay.assemble import StreamEvent, stream_events
 from workers.relay.calls import Ask, ModelCaller, Route
+from workers.relay.masking import Mask
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ class Link:
         """Whether the sandbox has said anything since it got its job."""
         self._closed = threading.Event()
         self._job: Job | None = None
+        self._mask = Mask()
         self._caller: ModelCaller | None = None
         self._max_tokens = 0
         self._model_call = threading.Lock()
@@ -81,12 +83,16 @@ class Link:
 
     # ---- by the runner -----------------------------------------------------------------------------------------
 
-    def assign(self, job: Job, route: Route) -> None:
-        """The workspace is in place. Called before a server serves this link; again when a sandbox is replaced."""
+    def assign(self, job: Job, route: Route, mask: Mask | None = None) -> None:
+        """The workspace is in place. Called before a server serves this link; again when a sandbox is replaced.
+
+        What `mask` knows is in nothing that is recorded, published or sent to the model from now on.
+        """
+        self._mask = mask or Mask()
         self._job = job
         self._steps = {record["step"]: record for record in job["steps"]}
         self._max_tokens = job["agent"]["max_tokens"]
-        self._caller = ModelCaller(self._services, self._lease, route, agent=job["agent"]["name"])
+        self._caller = ModelCaller(self._services, self._lease, route, agent=job["agent"]["name"], mask=self._mask)
 
     def close(self) -> None:
         """The attempt is over: a model call that is still in the air is given up at its next event."""
@@ -119,7 +125,7 @@ class Link:
         request is answered from that record.
         """
         events: queue.SimpleQueue[StreamEvent | BaseException] = queue.SimpleQueue()
-        request = asked.read_request(body, self._steps)
+        request = self._mask.deep(asked.read_request(body, self._steps))
         threading.Thread(
             target=self._call_model, args=(step, request, inbox, events), name=f"step {step}", daemon=True
         ).start()
@@ -138,7 +144,7 @@ class Link:
 
     def results(self, result: Result, pack: bytes) -> None:
         """Record a result. Raises InvalidInputError, and TaskFailedError when the task's changes are too much."""
-        result, limit = _bounded(result, pack), self._services.settings.task_work_bytes
+        result, limit = _bounded(result, pack, self._mask), self._services.settings.task_work_bytes
         with self._services.tasks.single_statement() as tx:
             row = records.record_result(tx, self._lease, result, pack, limit=limit)
         self._see(row)
@@ -149,7 +155,8 @@ class Link:
         self._see(row)
         if finish["error"] is None and row.unread > 0:
             return False
-        self._on_finish({**finish, "final_message": finish["final_message"][:MAX_FINAL_CHARS]})
+        final = self._mask.text(finish["final_message"])[:MAX_FINAL_CHARS]
+        self._on_finish({**finish, "final_message": final, "error": self._mask.deep(finish["error"])})
         return True
 
     def lost(self) -> None:
@@ -233,7 +240,7 @@ def _call(index: int, use: dict[str, Any]) -> Call:
     return {"index": index, "tool_use_id": use["id"], "tool": use["name"], "args": use["input"]}
 
 
-def _bounded(result: Result, pack: bytes) -> Result:
+def _bounded(result: Result, pack: bytes, mask: Mask) -> Result:
     """As far as it can be kept. Raises InvalidInputError for what no runtime of ours sends."""
     if len(pack) > MAX_PACK_BYTES:
         raise InvalidInputError(f"a pack of {len(pack):,} bytes; {MAX_PACK_BYTES:,} are taken")
@@ -244,13 +251,14 @@ def _bounded(result: Result, pack: bytes) -> Result:
     for name in ("tree", "parent"):
         if given[name] is not None:
             checked_id(given[name])
-    cut = len(result["output"]) > MAX_OUTPUT_CHARS
+    output = mask.output(result["output"])
+    cut = len(output) > MAX_OUTPUT_CHARS
     return {
         **result,
-        "output": result["output"][:MAX_OUTPUT_CHARS],
+        "output": output[:MAX_OUTPUT_CHARS],
         "truncated": bool(result["truncated"]) or cut,
         "is_error": bool(result["is_error"]),
-        "left_out": [str(name)[:1000] for name in result["left_out"][:100]],
+        "left_out": [mask.text(str(name))[:1000] for name in result["left_out"][:100]],
     }
 
 
