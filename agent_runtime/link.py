@@ -83,6 +83,12 @@ class Link:
     def result(self, result: protocol.Result, pack: bytes) -> None:
         self._exchange("POST", "/results", _json(result) + b"\n" + pack)
 
+    def setup_part(self, offset: int, data: bytes) -> None:
+        self._exchange("POST", "/setup/part", data, headers={protocol.HEADER_OFFSET: str(offset)})
+
+    def setup_done(self, done: protocol.SetupDone) -> None:
+        self._exchange("POST", "/setup/done", _json(done))
+
     def finish(self, finish: protocol.Finish) -> bool:
         """True: accepted. False: something came in meanwhile, the run goes on."""
         try:

@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any
 
-from agent_runtime import conversation, protocol
+from agent_runtime import conversation, protocol, setup
 from agent_runtime.conversation import Block
 from agent_runtime.endings import (
     EXIT_CRASHED,
@@ -88,8 +88,13 @@ class AgentLoop:
         if self.job.get("egress", False):
             self.helper.open_egress()
         self.helper.environment = self.job.get("environment", {})
+        project_setup = self.job.get("setup")
+        if project_setup and not project_setup["kept"]:
+            setup.build(self.link, self.helper, self.job["workspace"], project_setup, self.deadline)
         time_left = min(self.deadline - time.monotonic(), CHECKOUT_TIMEOUT_S)
         self.tree, agent_files = self.helper.checkout(self.job["workspace"], time_left)
+        if project_setup:
+            setup.put_back(self.helper, self.deadline)
         agent = self.job["agent"]
         self.system = conversation.system_prompt(agent["instructions"], self.helper.workspace, agent_files)
         if self.steps:

@@ -78,6 +78,10 @@ class Settings(BaseSettings):
     image_check_wait: float = Field(
         15.0, ge=0, le=25, description="A request that names an image waits so long for what a worker finds of it."
     )
+    setup_timeout: float = Field(900.0, gt=0, description="A project's setup script, within its attempt.")
+    setup_cache_bytes: int = Field(
+        20 * 2**30, ge=0, description="What setup scripts have left and a worker host keeps, of all projects together."
+    )
     container_runtime: str = Field(
         "", description="Runtime of the engine for sandboxes, such as `runsc`; empty is the engine's default."
     )

@@ -101,6 +101,7 @@ class Attempt:
         )
         self._publisher = Publisher(services, equipment.workspaces, lease, task)
         self._workspace: Workspace | None = None
+        self._environment = Environment()
         self._mask = Mask()
         self._preparation = threading.Thread(target=self._prepare, name=f"prepare {task.id}", daemon=True)
         self._known_dead = True
@@ -127,9 +128,10 @@ class Attempt:
     def _run_sandbox(self) -> Ending:
         try:
             refuse_unsafe(self._services, self._driver, self.task)
-            environment = self._read_environment()
+            self._environment = self._read_environment()
             self._preparation.start()
-            self._sandbox.open(environment)
+            if self._environment.image is None:
+                self._sandbox.open(self._environment)
             ending = self._next_ending()
         except Exception as error:  # noqa: BLE001  (whatever it is, the attempt ends with it)
             ending = Broken(error)
@@ -160,6 +162,9 @@ class Attempt:
         """In a thread of its own: bring the repository, then hand out the job."""
         began = time.monotonic()
         try:
+            if self._environment.image is not None:
+                # It may have to be pulled, which must not keep the attempt from ending.
+                self._sandbox.open(self._environment)
             progress = Progress(self._services, self.lease)
             self._workspace = self._workspaces.prepare(self.lease, self.task, progress)
             self._sandbox.hand_job(self._workspace)

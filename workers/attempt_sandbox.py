@@ -17,17 +17,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent_runtime.protocol import SETUP_ARCHIVE
 from infra.environment import Environment
+from infra.errors import AuthorityLostError
 from infra.tasks import records
 from infra.tasks.log import TaskRow
 from infra.tasks.transitions import Lease
+from workers.attempt_setup import AttemptSetup
 from workers.linked_sandbox import LinkedSandbox
 from workers.relay.calls import choose_route
 from workers.relay.link import Link
 from workers.relay.masking import Mask
 from workers.sandbox import directory
 from workers.sandbox.base import Exit
-from workers.workspace import Given, Workspace
+from workers.workspace import Given, Progress, Workspace
 
 if TYPE_CHECKING:
     from workers.attempt import Equipment
@@ -59,6 +62,9 @@ class AttemptSandbox:
         self._used: list[LinkedSandbox] = []
         self._workspace: Workspace | None = None
         self._environment = Environment()
+        self._image: str | None = None
+        self._progress = Progress(equipment.services, lease)
+        self._setup = AttemptSetup(equipment.services, equipment.driver, lease, task, is_over=lambda: self._closed)
         self._opened = threading.Event()
         self._closed = False
         self._state = threading.Lock()
@@ -75,13 +81,18 @@ class AttemptSandbox:
         """Raises AuthorityLostError, UnavailableError, and as `Driver.start` does."""
         self._environment = environment
         try:
-            warm = self._equipment.pool.take()
+            if environment.image is not None:
+                self._image = self._equipment.driver.provide(environment.image, self._report_pull)
+            # What waits is made of the deployment's own image.
+            warm = self._equipment.pool.take() if self._image is None else None
             sandbox = self._use(warm or self._cold(), is_warm=warm is not None)
         finally:
             self._opened.set()
         sandbox.tell_end(self._when_cold_ends if warm is None else self._when_warm_ends)
         if warm is None:
             sandbox.start()
+        if self._closed:
+            sandbox.discard()
 
     def hand_job(self, workspace: Workspace) -> None:
         """Raises what is wrong with the repository's objects or the task's model."""
@@ -96,6 +107,7 @@ class AttemptSandbox:
         with self._state:
             self._closed = True
             current = self._current
+        self._setup.close()
         if current is None:
             self._link.close()
             return True
@@ -116,6 +128,7 @@ class AttemptSandbox:
     def clean_up(self) -> None:
         """Remove what was written while the sandbox was closed. Nobody hands a job over any more."""
         with self._handing:
+            self._setup.close()
             for sandbox in self._used:
                 shutil.rmtree(self._settings.run_dir / "t" / sandbox.id, ignore_errors=True)
                 shutil.rmtree(sandbox.directory, ignore_errors=True)
@@ -125,12 +138,21 @@ class AttemptSandbox:
     def _cold(self) -> LinkedSandbox:
         equipment = self._equipment
         sandbox_id = directory.new_sandbox_id()
-        return LinkedSandbox(equipment.driver, self._settings.run_dir, equipment.bundle, sandbox_id)
+        run_dir = self._settings.run_dir
+        return LinkedSandbox(equipment.driver, run_dir, equipment.bundle, sandbox_id, image=self._image)
+
+    def _report_pull(self, percent: int) -> None:
+        """Raises AuthorityLostError: nobody waits for the image any more."""
+        if self._closed:
+            raise AuthorityLostError("the attempt is over")
+        self._progress.report("pull_image", percent)
 
     def _use(self, sandbox: LinkedSandbox, *, is_warm: bool) -> LinkedSandbox:
         """Ours from now on. A cold one is named before it exists: whoever cleans up knows whose it is."""
-        self._used.append(sandbox)
         with self._state:
+            if self._closed:  # while its image was pulled: nothing of the sandbox is there yet
+                raise AuthorityLostError("the attempt is over")
+            self._used.append(sandbox)
             self._current = sandbox
         with self._equipment.services.tasks.single_statement() as tx:
             records.record_sandbox(tx, self._lease, sandbox.id)
@@ -149,9 +171,14 @@ class AttemptSandbox:
             suspended=self._equipment.suspended,
             on_lost=self._link.lost,
         )
-        job = workspaces.job(self._lease, task, workspace, tree, Given(egress, self._environment))
+        setup = None
+        if self._environment.setup_script is not None:
+            image_id = self._image or self._equipment.driver.source()
+            archive = sandbox.directory / "in" / SETUP_ARCHIVE
+            setup = self._setup.obtain(self._environment, image_id, workspace, archive)
+        job = workspaces.job(self._lease, task, workspace, tree, Given(egress, self._environment, setup))
         route = choose_route(task.model, self._settings, self._equipment.upstream)
-        self._link.assign(job, route, Mask(self._environment.secrets))
+        self._link.assign(job, route, Mask(self._environment.secrets), self._setup)
         sandbox.serve(self._link)
 
     def _when_cold_ends(self, ended: Exit) -> None:

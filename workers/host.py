@@ -29,6 +29,7 @@ from infra.tasks.log import TaskRow
 from infra.tasks.transitions import Lease
 from workers.attempt import Attempt, Equipment
 from workers.endings import Cancelled, Ending, HandOver, Lost
+from workers.image_desk import ImageDesk
 from workers.open_files import allow_open_files
 from workers.pool import Pool
 from workers.process_lock import ProcessLock
@@ -75,7 +76,7 @@ class WorkerHost:
         self.worker_id: UUID | None = None
         self._sweeper = Sweeper(services, driver, may_act=self._has_been_alive)
         self._room = Room(services, worker=name)
-        self._desks = (self._see_to_pull_requests,) * DESKS
+        self._desks = (*(self._see_to_pull_requests,) * DESKS, self._look_at_images)
 
     # ---- coming and going --------------------------------------------------------------------------------------
 
@@ -207,6 +208,9 @@ class WorkerHost:
 
     def _see_to_pull_requests(self) -> None:
         Desk(self._services).run(self._draining)
+
+    def _look_at_images(self) -> None:
+        ImageDesk(self._services, self._driver).run(self._draining)
 
     # ---- authority ---------------------------------------------------------------------------------------------
 

@@ -47,12 +47,21 @@ _LONG_S = 3600.0
 class LinkedSandbox:
     """One sandbox and the worker's end of its link. `hold`: this process's claim on it before a row names it."""
 
-    def __init__(self, driver: Driver, run_dir: Path, bundle: Path, sandbox_id: str, hold: Hold | None = None) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        run_dir: Path,
+        bundle: Path,
+        sandbox_id: str,
+        hold: Hold | None = None,
+        *,
+        image: str | None = None,
+    ) -> None:
         self.id = sandbox_id
         self._driver = driver
         self._run_dir = run_dir.absolute()
         self._hold = hold
-        self._spec = SandboxSpec(sandbox_id, directory.path_of(self._run_dir, sandbox_id), bundle)
+        self._spec = SandboxSpec(sandbox_id, directory.path_of(self._run_dir, sandbox_id), bundle, image)
         self._server: LinkServer | None = None
         self._egress: EgressServer | None = None
         self._sandbox: Sandbox | None = None

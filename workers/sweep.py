@@ -24,6 +24,7 @@ from infra.tasks import ownership
 from infra.tasks.log import TaskRow
 from workers.sandbox.base import Driver
 from workers.sandbox.hold import held_ids, unless_held
+from workers.setups import SetupStore
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class Sweeper:
         self._may_act = may_act
         self._run_dir = services.settings.run_dir
         self._scratch = self._run_dir / "t"
+        self._setups = SetupStore(services.settings)
 
     def run(self) -> None:
         """For ever, on a thread of its own."""
@@ -51,6 +53,7 @@ class Sweeper:
             if rounds % _LEFTOVERS_EVERY == 0:
                 self._try(self.remove_leftovers)
                 self._try(self.forget_old)
+                self._try(self._setups.sweep)
             rounds += 1
             time.sleep(SWEEP_S)
 

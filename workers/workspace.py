@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import select
 
-from agent_runtime.protocol import VERSION, Job, Limits
+from agent_runtime.protocol import VERSION, Job, Limits, Setup
 from infra.agents import AGENTS, AgentDefinition
 from infra.egress import Egress
 from infra.egress import in_words as egress_in_words
@@ -42,6 +42,7 @@ class Workspace:
     mirror: Mirror
     url: str
     credentials: Credentials | None
+    branch: str
     base: str
     head: str
     fetch_ms: float
@@ -54,6 +55,7 @@ class Given:
 
     egress: Egress
     environment: Environment
+    setup: Setup | None
 
     @property
     def words(self) -> str:
@@ -81,12 +83,13 @@ class Workspaces:
         began = time.monotonic()
         mirror = self._mirrors.refresh(task.project_id, url, credentials, progress=progress.report, commits=known)
         fetch_ms = (time.monotonic() - began) * 1000
-        base = task.base_sha
+        base, branch = task.base_sha, task.base_branch
         if base is None:
             branch, base = mirror.resolve(task.base_branch)
             with self._services.tasks.single_statement() as tx:
                 records.record_base(tx, lease, base_branch=branch, base_sha=base)
-        return Workspace(mirror, url, credentials, base, task.head_sha or base, fetch_ms)
+        branch = branch or mirror.default_branch()
+        return Workspace(mirror, url, credentials, branch, base, task.head_sha or base, fetch_ms)
 
     def fill(self, workspace: Workspace, task_id: UUID, target: Path, scratch: Path) -> str | None:
         """Put the objects of the repo, and of the work so far, into `target/objects`.
@@ -141,6 +144,7 @@ class Workspaces:
             "limits": _limits(agent, self._settings),
             "egress": given.egress != "none",
             "environment": {**given.environment.variables, **given.environment.secrets},
+            "setup": given.setup,
             "cancel": False,
             "unread": len(inbox),
         }

@@ -12,10 +12,10 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
-from agent_runtime.protocol import Call, Calls, Finish, InboxMessage, Job, Result, StepRecord
+from agent_runtime.protocol import Call, Calls, Finish, InboxMessage, Job, Result, SetupDone, StepRecord
 from infra.errors import AuthorityLostError, FarhandError, InvalidInputError, TaskFailedError
 from infra.services import Services
 from infra.tasks import records
@@ -42,6 +42,14 @@ class Flags:
 
     cancel: bool
     unread: int
+
+
+class SetupResult(Protocol):
+    """Takes what a setup script left. Both raise InvalidInputError and TaskFailedError."""
+
+    def part(self, offset: int, data: bytes) -> None: ...
+
+    def done(self, done: SetupDone) -> None: ...
 
 
 class Link:
@@ -71,6 +79,7 @@ class Link:
         self._closed = threading.Event()
         self._job: Job | None = None
         self._mask = Mask()
+        self._setup: SetupResult | None = None
         self._caller: ModelCaller | None = None
         self._max_tokens = 0
         self._model_call = threading.Lock()
@@ -83,12 +92,13 @@ class Link:
 
     # ---- by the runner -----------------------------------------------------------------------------------------
 
-    def assign(self, job: Job, route: Route, mask: Mask | None = None) -> None:
+    def assign(self, job: Job, route: Route, mask: Mask | None = None, setup: SetupResult | None = None) -> None:
         """The workspace is in place. Called before a server serves this link; again when a sandbox is replaced.
 
         What `mask` knows is in nothing that is recorded, published or sent to the model from now on.
         """
         self._mask = mask or Mask()
+        self._setup = setup
         self._job = job
         self._steps = {record["step"]: record for record in job["steps"]}
         self._max_tokens = job["agent"]["max_tokens"]
@@ -125,6 +135,7 @@ class Link:
         request is answered from that record.
         """
         events: queue.SimpleQueue[StreamEvent | BaseException] = queue.SimpleQueue()
+        self._setup = None  # an agent works from here on: what others will get was taken before
         request = self._mask.deep(asked.read_request(body, self._steps))
         threading.Thread(
             target=self._call_model, args=(step, request, inbox, events), name=f"step {step}", daemon=True
@@ -148,6 +159,20 @@ class Link:
         with self._services.tasks.single_statement() as tx:
             row = records.record_result(tx, self._lease, result, pack, limit=limit)
         self._see(row)
+
+    def setup_part(self, offset: int, data: bytes) -> None:
+        """A piece of what the project's setup script left. Raises as `SetupResult.part`."""
+        self._building().part(offset, data)
+
+    def setup_done(self, done: SetupDone) -> None:
+        """All of it has come. Raises as `SetupResult.done`, AuthorityLostError."""
+        self._prove()
+        self._building().done({**done, "not_kept": [self._mask.text(str(name)) for name in done["not_kept"]]})
+
+    def _building(self) -> SetupResult:
+        if self._setup is None:
+            raise InvalidInputError("the setup is over")
+        return self._setup
 
     def finish(self, finish: Finish) -> bool:
         """Accept the loop's end. False while a user message waits that no step contains."""
