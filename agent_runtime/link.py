@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, NoReturn
 
 from agent_runtime import protocol
 from agent_runtime.endings import Cancelled, Failed, FinishRefused, Gone, LinkLost
 from agent_runtime.stream import StreamCut, read_response
+from agent_runtime.unix_http import BrokenReply, Connection, Reply
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
+RECONNECT_PAUSE_S = 0.25
+"""To try a socket that nobody listens on costs next to nothing, and whoever adopts us shall be heard at once."""
 
 Headers = dict[str, str]
-Read = Callable[[http.client.HTTPResponse], Any]
+Read = Callable[[Reply], Any]
 
 
 class NotNow(Exception):
@@ -33,19 +33,6 @@ class Conflict(Exception):
     """409: there is something to do first."""
 
 
-class UnixConnection(http.client.HTTPConnection):
-    """An HTTP connection to a socket file."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__("link")
-        self.path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self.path)
-
-
 class Link:
     """One method for each call of the protocol. `unread` is the number of user messages, as of the last reply.
 
@@ -57,7 +44,7 @@ class Link:
         self.unread = 0
         self._silence_s = silence_s
         self._broken_since: float | None = None
-        self._connection = UnixConnection(path)
+        self._connection = Connection(path)
 
     def job(self) -> protocol.Job:
         job: protocol.Job = self._exchange("GET", "/job")
@@ -103,7 +90,7 @@ class Link:
         self,
         method: str,
         path: str,
-        body: bytes | None = None,
+        body: bytes = b"",
         *,
         headers: Headers | None = None,
         read: Read | None = None,
@@ -112,25 +99,26 @@ class Link:
         pause = FIRST_PAUSE_S
         while True:
             self._set_timeout(deadline)
+            longest = LONGEST_PAUSE_S
             try:
                 return self._once(method, path, body, headers or {}, read or _read_json)
             except NotNow as answer:
                 pause = 0 if answer.status == 202 else pause
-            except (OSError, http.client.HTTPException, StreamCut) as problem:
+            except (OSError, BrokenReply, StreamCut) as problem:
                 self._connection.close()
                 self._note_break(problem)
+                longest = RECONNECT_PAUSE_S
             if deadline is not None and time.monotonic() + pause > deadline:
                 raise time_is_up()
-            time.sleep(pause)
+            time.sleep(min(pause, longest))
             pause = min(max(pause, FIRST_PAUSE_S / 2) * 2, LONGEST_PAUSE_S)
 
-    def _once(self, method: str, path: str, body: bytes | None, headers: Headers, read: Read) -> Any:
-        with suppress(BrokenPipeError, ConnectionResetError):  # it may have answered before it read a big body
-            self._connection.request(method, path, body, {"Content-Type": "application/json", **headers})
-        reply = self._connection.getresponse()
+    def _once(self, method: str, path: str, body: bytes, headers: Headers, read: Read) -> Any:
+        headers = {"Content-Type": "application/json", **headers}
+        reply = self._connection.exchange(method, path, headers, body)
         self._broken_since = None
-        self.unread = int(reply.getheader(protocol.HEADER_UNREAD) or 0)
-        if reply.getheader(protocol.HEADER_CANCEL) == "1":
+        self.unread = int(reply.header(protocol.HEADER_UNREAD) or 0)
+        if reply.header(protocol.HEADER_CANCEL) == "1":
             raise Cancelled("the task was cancelled")
         if reply.status == 200:
             return read(reply)
@@ -139,9 +127,7 @@ class Link:
     def _set_timeout(self, deadline: float | None) -> None:
         """A model may think for long; everything else is answered soon."""
         wait = self._silence_s if deadline is None else max(deadline - time.monotonic(), 0.1)
-        self._connection.timeout = wait
-        if self._connection.sock:
-            self._connection.sock.settimeout(wait)
+        self._connection.set_timeout(wait)
 
     def _note_break(self, problem: Exception) -> None:
         now = time.monotonic()
@@ -162,7 +148,7 @@ def _json(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-def _read_json(reply: http.client.HTTPResponse) -> Any:
+def _read_json(reply: Reply) -> Any:
     """A body that is cut or garbled counts as a broken link."""
     try:
         return json.loads(reply.read())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from http.client import HTTPResponse
 from typing import Any
 
-READ_BYTES = 65536
+from agent_runtime.unix_http import Reply
+
 Event = dict[str, Any]
 
 
@@ -99,10 +99,10 @@ class ResponseBuilder:
         self._blocks[index]["input"] = value if isinstance(value, dict) else {}
 
 
-def read_response(reply: HTTPResponse) -> dict[str, Any]:
+def read_response(reply: Reply) -> dict[str, Any]:
     """Read a stream to its end, so that the connection can be used again. Raises StreamCut."""
     parser, builder = EventParser(), ResponseBuilder()
-    while received := reply.read1(READ_BYTES):
+    while received := reply.read_some():
         for event in parser.feed(received):
             try:
                 builder.add(event)

@@ -207,7 +207,7 @@ class Supervisor:
 
 def _import_everything() -> None:
     """Before the forks, into pages that all three processes share: what they hold bounds how many fit a host."""
-    for name in ("ssl", "bz2", "lzma"):  # http.client and shutil would take them, for nothing that is done here
+    for name in ("bz2", "lzma"):  # shutil would take them, for nothing that is done here
         sys.modules[name] = None  # type: ignore[assignment]
     from agent_runtime import helper, helper_client, link, loop  # noqa: F401
 

@@ -5,6 +5,7 @@ Variables are shown, secrets never; commands can read both. Decision 14 says whe
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -45,12 +46,17 @@ _REFERENCE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """A project's environment as an attempt uses it. `secrets` are in the clear: keep them out of logs and reprs."""
+    """A project's environment as an attempt uses it. `secrets` are in the clear: keep them out of logs and reprs.
+
+    `fingerprint` is another one whenever the project's environment was changed; it is made of what is stored, where
+    secrets are sealed, and so tells nothing of them.
+    """
 
     image: str | None = None
     setup_script: str | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    fingerprint: str = ""
 
 
 def check_name(name: str) -> str:
@@ -132,7 +138,8 @@ def environment_of(connection: Connection, project_id: UUID, keys: KeyRing) -> E
         select(Project.image, Project.setup_script, Project.variables, Project.secrets).where(Project.id == project_id)
     ).one()
     opened = {name: keys.decrypt(sealed.encode()) for name, sealed in row.secrets.items()}
-    return Environment(row.image, row.setup_script, row.variables, opened)
+    stored = json.dumps(list(row), sort_keys=True)
+    return Environment(row.image, row.setup_script, row.variables, opened, hashlib.sha256(stored.encode()).hexdigest())
 
 
 def in_words(environment: Environment) -> str:
@@ -162,8 +169,3 @@ def _familiar(name: str) -> str:
 
 def _names(values: Mapping[str, str]) -> str:
     return ", ".join(sorted(values))
-
-
-def fingerprint_of(variables: Mapping[str, str]) -> str:
-    """The same for the same variables, whatever their order."""
-    return json.dumps(dict(variables), sort_keys=True)

@@ -1,21 +1,28 @@
-"""What is kept for a while only: answers to repeated requests, sessions that are over, images that nobody names."""
+"""What is kept for a while only: answers to repeated requests, sessions that are over, rows of dead workers, and images
+that nobody names."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
-from sqlalchemy import Connection, delete, func
+from sqlalchemy import Connection, delete, func, select
 
 from infra import images_asked
-from infra.tables import IdempotencyKey, RefreshToken
+from infra.tables import IdempotencyKey, RefreshToken, Task, Worker
 
 KEPT = timedelta(days=7)
-"""A client repeats a request within hours; a stolen refresh token is noticed for as long as its row is there."""
+"""A client repeats a request within hours; a stolen refresh token is noticed for as long as its row is there. And a
+worker that was taken for dead, and comes back, must find that out from its row."""
 
 
 def forget_old(connection: Connection) -> int:
     """Delete what is older than KEPT; returns how many rows."""
-    answers = delete(IdempotencyKey).where(IdempotencyKey.created_at < func.now() - KEPT)
-    sessions = delete(RefreshToken).where(RefreshToken.expires_at < func.now() - KEPT)
-    images = images_asked.forget_unnamed(connection, func.now() - KEPT)
-    return connection.execute(answers).rowcount + connection.execute(sessions).rowcount + images
+    past = func.now() - KEPT
+    owns_nothing = ~select(Task.id).where(Task.worker_id == Worker.id).exists()
+    old = (
+        delete(IdempotencyKey).where(IdempotencyKey.created_at < past),
+        delete(RefreshToken).where(RefreshToken.expires_at < past),
+        delete(Worker).where(Worker.swept_at < past, Worker.alive_until < past, owns_nothing),
+    )
+    images = images_asked.forget_unnamed(connection, past)
+    return sum(connection.execute(statement).rowcount for statement in old) + images

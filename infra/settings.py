@@ -134,13 +134,18 @@ class Settings(BaseSettings):
     access_token_ttl: int = Field(900, ge=60, description="Life of an access token.")
     refresh_token_ttl: int = Field(30 * 86400, ge=3600, description="Life of a refresh token.")
     auth_rate_limit: str = Field("10/minute", description="Logins, registrations and refreshes of one address.")
-    max_concurrent_tasks: int = Field(10, ge=1, description="Running tasks of one user; more stay pending.")
+    max_concurrent_tasks: int = Field(
+        10, ge=1, description="Running tasks of one user, unless `farhand limits` says otherwise; more stay pending."
+    )
     public_url: str = Field(
         "",
         description="Origin that browsers use, such as `https://farhand.example`; empty: the request's own.",
     )
 
     worker_slots: int = Field(4, ge=1, description="Tasks that one worker process runs at a time.")
+    concurrent_starts: int = Field(
+        4, ge=1, description="Tasks that one worker process starts at a time; more wait in line and say so."
+    )
     min_free_bytes: int = Field(
         2**29, ge=0, description="Free space below FARHAND_RUN_DIR without which a worker takes no new task."
     )

@@ -3,9 +3,13 @@
     claimed ─► sandbox taken or started ┐
                workspace ready          ┴─► job handed over ─► the loop runs ─► an ending ─► sandbox gone ─► recorded
 
-The sandbox and the workspace are prepared at the same time. Whoever notices an ending first (the loop that is done,
-the user's cancel, the clock, a lost lease, a shutdown, a dead sandbox) decides; the sandbox is dead before anything
-is recorded about it, so nothing can be written after the end.
+A few attempts start at a time (`starts`), each with sandbox and workspace prepared at the same time. Whoever notices an
+ending first (the loop that is done, the user's cancel, the clock, a lost lease, a shutdown, a dead sandbox) decides;
+the sandbox is dead before anything is recorded about it, so nothing can be written after the end.
+
+An attempt that was taken over from a dead worker (`infra.tasks.takeover`) begins with a loop that runs: it serves that
+loop's link again, and asks for the workspace only when it comes to the end. Where the project's environment was changed
+meanwhile it hands over instead, and the next attempt resumes with what the project says now.
 """
 
 from __future__ import annotations
@@ -33,12 +37,13 @@ from infra.tasks.ownership import MAX_DEATHS
 from infra.tasks.transitions import Lease
 from workers.admission import refuse_unsafe
 from workers.attempt_sandbox import AttemptSandbox
-from workers.endings import Broken, Cancelled, Ending, Finished, HandOver, Lost, OutOfTime, SandboxDied
+from workers.endings import Broken, Cancelled, Ending, Finished, HandOver, Left, Lost, OutOfTime, SandboxDied
 from workers.pool import Pool
 from workers.publication import Publisher
 from workers.relay.link import Link
 from workers.relay.masking import Mask
 from workers.sandbox.base import Driver
+from workers.starts import Starts
 from workers.workspace import Progress, Workspace, Workspaces
 
 if TYPE_CHECKING:
@@ -67,6 +72,7 @@ class Equipment:
     workspaces: Workspaces
     driver: Driver
     pool: Pool
+    starts: Starts
     bundle: Path
     upstream: Upstream | None
     suspended: Callable[[], bool]
@@ -75,7 +81,8 @@ class Equipment:
 class Attempt:
     """Runs one claimed task. `run` is called once; `end` may be called from any thread, any number of times."""
 
-    def __init__(self, equipment: Equipment, lease: Lease, task: TaskRow) -> None:
+    def __init__(self, equipment: Equipment, lease: Lease, task: TaskRow, adopted: str | None = None) -> None:
+        """`adopted`: the sandbox of an earlier attempt that goes on in this one."""
         services = equipment.services
         self._services = services
         self._settings = services.settings
@@ -84,11 +91,13 @@ class Attempt:
         self.lease = lease
         self.task = task
         self._endings: queue.SimpleQueue[Ending] = queue.SimpleQueue()
+        self._turn = equipment.starts.line_up()
         self._link = Link(
             services,
             lease,
             on_finish=lambda finish: self.end(Finished(finish)),
             on_lost=lambda: self.end(Lost()),
+            on_work=self._turn.leave,
             suspended=equipment.suspended,
         )
         self._sandbox = AttemptSandbox(
@@ -100,15 +109,19 @@ class Attempt:
             on_trouble=lambda error: self.end(Broken(error)),
         )
         self._publisher = Publisher(services, equipment.workspaces, lease, task)
+        self._adopted = adopted
         self._workspace: Workspace | None = None
         self._environment = Environment()
         self._mask = Mask()
+        self.is_ending = False
+        """Whether its sandbox's part is over: what is left is ours to do, and soon done."""
         self._preparation = threading.Thread(target=self._prepare, name=f"prepare {task.id}", daemon=True)
         self._known_dead = True
 
     def end(self, ending: Ending) -> None:
         """Tell the attempt to end. The first ending wins."""
         self._endings.put(ending)
+        self._turn.leave()
         if isinstance(ending, Cancelled):
             self._link.cancelled.set()
 
@@ -116,35 +129,50 @@ class Attempt:
         """Returns when the ending is recorded (or the lease is gone) and nothing of the sandbox is left."""
         try:
             ending = self._run_sandbox()
-            if not isinstance(ending, Lost):
+            if not isinstance(ending, Lost | Left):
                 self._record(ending)
         except AuthorityLostError:
             log.warning("lost the task to another attempt", extra=self._about("authority_lost"))
         finally:
+            self._turn.leave()
             self._clean_up()
+
+    def leave(self) -> bool:
+        """Cut the sandbox's link and let its loop run on, for whoever adopts it. False: there is no loop at work."""
+        return self._sandbox.leave()
 
     # ---- the sandbox -------------------------------------------------------------------------------------------
 
     def _run_sandbox(self) -> Ending:
         try:
             refuse_unsafe(self._services, self._driver, self.task)
-            self._environment = self._read_environment()
-            self._preparation.start()
-            if self._environment.image is None:
-                self._sandbox.open(self._environment)
+            self._environment = patiently(self._read_environment) if self._adopted else self._read_environment()
+            self._mask = Mask(self._environment.secrets)
+            if self._adopted is not None:
+                if not self._sandbox.adopt(self._adopted, self._environment):
+                    self.end(HandOver())  # its loop has an environment that is no longer the project's
+            elif self._may_start():
+                self._preparation.start()
+                if self._environment.image is None:
+                    self._sandbox.open(self._environment)
             ending = self._next_ending()
         except Exception as error:  # noqa: BLE001  (whatever it is, the attempt ends with it)
             ending = Broken(error)
         finally:
+            self.is_ending = True
             # First of all: from here on the sandbox can say nothing more.
             self._known_dead = self._sandbox.close()
-        return ending
+        return Left() if self._sandbox.left else ending
+
+    def _may_start(self) -> bool:
+        """Once it is this attempt's turn; False when it has ended before."""
+        if not self._turn.decided.is_set():
+            Progress(self._services, self.lease).report("waiting for other tasks of this worker to start", 0)
+        return self._turn.wait()
 
     def _read_environment(self) -> Environment:
         with self._services.database.read() as connection:
-            environment = environment_of(connection, self.task.project_id, self._services.keys)
-        self._mask = Mask(environment.secrets)
-        return environment
+            return environment_of(connection, self.task.project_id, self._services.keys)
 
     def _next_ending(self) -> Ending:
         try:
@@ -210,10 +238,16 @@ class Attempt:
             case Broken(error):
                 self._break(error)
 
+    def _workspace_at_end(self) -> Workspace | None:
+        """None when the attempt ended before it had one."""
+        if self._workspace is None and self._adopted is not None:
+            self._workspace = self._workspaces.prepare(self.lease, self.task, Progress(self._services, self.lease))
+        return self._workspace
+
     def _complete(self, final_message: str) -> None:
-        workspace = self._workspace
-        assert workspace is not None  # a job was assigned, so there is one  # noqa: S101
         try:
+            workspace = patiently(self._workspace_at_end)
+            assert workspace is not None  # a job was assigned, so there is one  # noqa: S101
             work = patiently(lambda: self._publisher.keep_patch(workspace, self._sandbox.scratch / "out", self._mask))
             if work is not None:
                 patiently(lambda: self._publisher.push(workspace, work))
@@ -231,7 +265,7 @@ class Attempt:
 
     def _fail(self, error: Failure | None) -> None:
         self._keep_patch()
-        failure = self._mask.deep(error or FarhandError("the loop ended without a reason").as_failure())
+        failure = self._mask.failure(error or FarhandError("the loop ended without a reason").as_failure())
         self._persist(lambda tx: transitions.fail(tx, self.lease, failure))
 
     def _confirm_cancelled(self) -> None:
@@ -274,22 +308,23 @@ class Attempt:
 
     def _wait_out(self, error: UnavailableError) -> None:
         """An outage is nobody's fault and counts as no death; the user sees what the task waits for."""
-        said = ("error", {"code": error.code, "message": f"{error.message}; trying again in {OUTAGE_REST_S:.0f} s"})
+        message = f"{error.message}; trying again in {OUTAGE_REST_S:.0f} s. {error.hint}"
+        said = ("error", {"code": error.code, "message": message})
         self._persist(lambda tx: transitions.hand_over(tx, self.lease, "outage", said, rest=OUTAGE_REST_S))
 
     def _count_death(self, error: Failure) -> None:
         self._persist(
             lambda tx: transitions.give_back_after_death(
-                tx, self.lease, limit=MAX_DEATHS, error=self._mask.deep(error)
+                tx, self.lease, limit=MAX_DEATHS, error=self._mask.failure(error)
             ),
         )
 
     def _keep_patch(self) -> None:
         """The work so far can be read whatever the end was; if even that fails, the end is still recorded."""
-        if self._workspace is None:
-            return
         try:
-            self._publisher.keep_patch(self._workspace, self._sandbox.scratch / "out", self._mask)
+            workspace = self._workspace_at_end()
+            if workspace is not None:
+                self._publisher.keep_patch(workspace, self._sandbox.scratch / "out", self._mask)
         except AuthorityLostError:
             raise
         except Exception as error:  # noqa: BLE001

@@ -2,7 +2,10 @@
 
     open       take or start one, and name it in the attempt's row
     hand_job   put the repository's objects in, and answer its `GET /job`. At the same time as `open`, by another thread
+    adopt      in place of these two: go on with the one that the attempt's row names since it was taken over. Not when
+               the project's environment has changed: its commands have the old one, and only the new secrets are known
     close      kill it, cut its link, remove it
+    leave      in place of that: cut its link and let it run on, for who adopts it. Whichever of the two is first, does
 
 A warm sandbox that dies before it has said a word about its job has cost nothing but time, and is replaced by a cold
 one that gets the same job. Every other death is told to whoever runs the attempt.
@@ -17,7 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent_runtime.protocol import SETUP_ARCHIVE
+from agent_runtime.protocol import SETUP_ARCHIVE, Job
+from infra.db import patiently
+from infra.egress import Egress
 from infra.environment import Environment
 from infra.errors import AuthorityLostError
 from infra.tasks import records
@@ -25,9 +30,9 @@ from infra.tasks.log import TaskRow
 from infra.tasks.transitions import Lease
 from workers.attempt_setup import AttemptSetup
 from workers.linked_sandbox import LinkedSandbox
-from workers.relay.calls import choose_route
 from workers.relay.link import Link
 from workers.relay.masking import Mask
+from workers.relay.routes import choose_route
 from workers.sandbox import directory
 from workers.sandbox.base import Exit
 from workers.workspace import Given, Progress, Workspace
@@ -64,11 +69,21 @@ class AttemptSandbox:
         self._environment = Environment()
         self._image: str | None = None
         self._progress = Progress(equipment.services, lease)
-        self._setup = AttemptSetup(equipment.services, equipment.driver, lease, task, is_over=lambda: self._closed)
+        self._setup = AttemptSetup(
+            equipment.services,
+            equipment.driver,
+            lease,
+            task,
+            is_over=lambda: self._closed,
+            on_done=self._let_be_adopted,
+        )
         self._opened = threading.Event()
         self._closed = False
+        self._served = False
+        self.left = False
+        """Whether it was left to whoever adopts it: then nothing of it may be touched any more."""
         self._state = threading.Lock()
-        """Guards `_current` and `_closed`; held for a moment only."""
+        """Guards `_current`, `_closed`, `_served` and `left`; held for a moment only."""
         self._handing = threading.Lock()
         """Held while a job is handed over, or a dead sandbox replaced."""
 
@@ -102,9 +117,48 @@ class AttemptSandbox:
             if self._current is not None and not self._closed:
                 self._hand(self._current, workspace)
 
+    def adopt(self, sandbox_id: str, environment: Environment) -> bool:
+        """Whether it could be: not where its commands have another environment than the project's.
+
+        Raises what is wrong with the task's model. Waits for Postgres however long it is away, as the loop does.
+        """
+        equipment = self._equipment
+        self._environment = environment
+        sandbox = LinkedSandbox(equipment.driver, self._settings.run_dir, equipment.bundle, sandbox_id)
+        self._used.append(sandbox)
+        with self._state:
+            self._current = sandbox
+        sandbox.find()
+        if directory.served_with(sandbox.directory) != environment.fingerprint:
+            return False
+        sandbox.tell_end(self._on_death)
+        task, workspaces = self._task, equipment.workspaces
+        egress = patiently(lambda: self._open_egress(sandbox))
+        tree = patiently(lambda: workspaces.last_tree(task.id))
+        base = task.base_sha  # of a task whose sandbox was served there is one
+        head = task.head_sha or base
+        given = Given(egress, environment, self._setup.kept_in(sandbox.directory / "in" / SETUP_ARCHIVE))
+        job = patiently(lambda: workspaces.job(self._lease, task, base=base, head=head, tree=tree, given=given))
+        self._link.heard = True
+        self._serve(sandbox, job)
+        sandbox.listen()
+        return True
+
+    def leave(self) -> bool:
+        """Whether a loop is at work in it, which goes on without us."""
+        with self._state:
+            if self._closed or not self._served or self._current is None:
+                return False
+            self._closed = self.left = True
+            current = self._current
+        current.let_go()
+        return True
+
     def close(self) -> bool:
         """Returns whether it is known to be dead: from then on it can say nothing more."""
         with self._state:
+            if self.left:
+                return False
             self._closed = True
             current = self._current
         self._setup.close()
@@ -127,6 +181,8 @@ class AttemptSandbox:
 
     def clean_up(self) -> None:
         """Remove what was written while the sandbox was closed. Nobody hands a job over any more."""
+        if self.left:
+            return
         with self._handing:
             self._setup.close()
             for sandbox in self._used:
@@ -164,22 +220,41 @@ class AttemptSandbox:
     def _hand(self, sandbox: LinkedSandbox, workspace: Workspace) -> None:
         workspaces, task = self._equipment.workspaces, self._task
         tree = workspaces.fill(workspace, task.id, sandbox.objects, self.scratch / "in")
-        egress = sandbox.open_egress(
-            self._equipment.services,
-            self._lease,
-            task.project_id,
-            suspended=self._equipment.suspended,
-            on_lost=self._link.lost,
-        )
         setup = None
         if self._environment.setup_script is not None:
             image_id = self._image or self._equipment.driver.source()
             archive = sandbox.directory / "in" / SETUP_ARCHIVE
             setup = self._setup.obtain(self._environment, image_id, workspace, archive)
-        job = workspaces.job(self._lease, task, workspace, tree, Given(egress, self._environment, setup))
-        route = choose_route(task.model, self._settings, self._equipment.upstream)
-        self._link.assign(job, route, Mask(self._environment.secrets), self._setup)
+        given = Given(self._open_egress(sandbox), self._environment, setup)
+        job = workspaces.job(self._lease, task, base=workspace.base, head=workspace.head, tree=tree, given=given)
+        self._serve(sandbox, job)
+
+    def _open_egress(self, sandbox: LinkedSandbox) -> Egress:
+        return sandbox.open_egress(
+            self._equipment.services,
+            self._lease,
+            self._task.project_id,
+            suspended=self._equipment.suspended,
+            on_lost=self._link.lost,
+        )
+
+    def _serve(self, sandbox: LinkedSandbox, job: Job) -> None:
+        """From here on it can be adopted; but one that is to build the setup, once that is done."""
+        builds = job["setup"] is not None and not job["setup"]["kept"]
+        route = choose_route(self._task.model, self._settings, self._equipment.upstream)
+        self._link.assign(job, route, Mask(self._environment.secrets), self._setup if builds else None)
+        if not builds:
+            self._let_be_adopted()
         sandbox.serve(self._link)
+
+    def _let_be_adopted(self) -> None:
+        """Whoever serves it next needs nothing of what this worker was doing for it."""
+        with self._state:
+            current = self._current
+            if self._closed or current is None:
+                return
+            current.mark_served(self._environment.fingerprint)
+            self._served = True
 
     def _when_cold_ends(self, ended: Exit) -> None:
         self._on_death(ended)

@@ -26,19 +26,28 @@ from workers.workspace import Progress, Workspace
 
 LOOK_S = 0.2
 _NAMES_SHOWN = 20
+_KEPT: Setup = {"kept": True, "script": "", "environment": {}, "timeout_s": 0.0}
 
 
 class AttemptSetup:
-    """`is_over` says whether the attempt has ended: then nobody waits any more."""
+    """`is_over` says whether the attempt has ended: then nobody waits any more. `on_done` is told once it was built."""
 
     def __init__(
-        self, services: Services, driver: Driver, lease: Lease, task: TaskRow, *, is_over: Callable[[], bool]
+        self,
+        services: Services,
+        driver: Driver,
+        lease: Lease,
+        task: TaskRow,
+        *,
+        is_over: Callable[[], bool],
+        on_done: Callable[[], None],
     ) -> None:
         self._services = services
         self._driver = driver
         self._lease = lease
         self._task = task
         self._is_over = is_over
+        self._on_done = on_done
         self._store = SetupStore(services.settings)
         self._progress = Progress(services, lease)
         self._building: Building | None = None
@@ -60,14 +69,20 @@ class AttemptSetup:
                 code="setup_needs_docker",
             )
         self._target = target
-        kept = self._building is None and not self._begin(self._key(environment, image_id, workspace), target)
-        self._progress.report("setup_kept" if kept else "setup", 100 if kept else 0)
+        if self._building is None and not self._begin(self._key(environment, image_id, workspace), target):
+            self._progress.report("setup_kept", 100)
+            return _KEPT
+        self._progress.report("setup", 0)
         return {
-            "kept": kept,
-            "script": "" if kept else environment.setup_script,
-            "environment": {} if kept else dict(environment.variables),
+            "kept": False,
+            "script": environment.setup_script,
+            "environment": dict(environment.variables),
             "timeout_s": self._services.settings.setup_timeout,
         }
+
+    def kept_in(self, archive: Path) -> Setup | None:
+        """What the job of an adopted sandbox says of it: its loop either has it, or finds it where it was put."""
+        return _KEPT if archive.exists() else None
 
     def part(self, offset: int, data: bytes) -> None:
         """From the sandbox. Raises as `Building.part`, and InvalidInputError where nothing is to be built."""
@@ -82,6 +97,11 @@ class AttemptSetup:
             with self._services.tasks.transaction() as tx:
                 records.append_event(tx, self._lease, ("error", {"code": "setup_files_left", "message": text}))
         self._progress.report("setup", 100)
+
+    def over(self) -> None:
+        """From the sandbox: its agent works. Any number of times."""
+        self.close()
+        self._on_done()
 
     def close(self) -> None:
         """Whoever waits for this one's result may begin. Any number of times."""

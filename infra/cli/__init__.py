@@ -25,6 +25,7 @@ _COMMANDS = {
     "pr": "pull_request",
     "project": "project",
     "token": "token",
+    "limits": "limits",
     "doctor": "doctor",
     "api": "services",
     "gateway": "services",
@@ -33,6 +34,7 @@ _COMMANDS = {
     "image": "services",
     "test": "services",
     "bench": "services",
+    "chaos": "services",
 }
 """Command → module of this package that defines it, in the order of the help page."""
 

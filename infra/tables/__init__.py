@@ -1,6 +1,6 @@
 """The tables, as SQLAlchemy declarative classes. Migrations are proven equal to them by a test."""
 
-from infra.tables.accounts import ApiToken, IdempotencyKey, Image, Invite, Project, RefreshToken, User
+from infra.tables.accounts import ApiToken, IdempotencyKey, Image, Invite, Limit, Project, RefreshToken, User
 from infra.tables.base import Base
 from infra.tables.work import (
     Attempt,
@@ -25,6 +25,7 @@ __all__ = [
     "IdempotencyKey",
     "Image",
     "Invite",
+    "Limit",
     "Message",
     "ModelCall",
     "Patch",

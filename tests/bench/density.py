@@ -19,8 +19,8 @@ from typing import Any
 from infra.client.rest import Client
 from tests.bench import event
 from tests.bench.figures import Figure
+from tests.bench.slow_model import SlowModel
 from tests.bench.stage import Stage, running
-from tests.bench.step import CALL, END
 
 TASKS = 50
 STEPS = 20
@@ -54,18 +54,21 @@ class Watch:
 
 
 def run(tasks: int = TASKS) -> list[Figure]:
-    slots, trajectory = str(tasks), {"steps": [CALL] * STEPS + [END]}
-    with running(
-        trajectory,
-        delay_s=DELAY_S,
-        FARHAND_WORKER_SLOTS=slots,
-        FARHAND_MAX_CONCURRENT_TASKS=slots,
-        FARHAND_WARM_SANDBOXES="0",
-    ) as stage:
+    slots = str(tasks)
+    with (
+        SlowModel(STEPS, DELAY_S) as model,
+        running(
+            {},
+            FARHAND_ANTHROPIC_BASE_URL=model.base_url,
+            FARHAND_WORKER_SLOTS=slots,
+            FARHAND_MAX_CONCURRENT_TASKS=slots,
+            FARHAND_WARM_SANDBOXES="0",
+        ) as stage,
+    ):
         worker = stage.deployment.worker_pids()[0]
         idle = _resident(worker)
         ids, watches = _submit(stage, tasks)
-        _wait_until_all_are_half_way(stage, tasks)
+        model.wait_until_served(tasks * STEPS // 2, PATIENCE_S)  # by then every sandbox runs
         memory, floor = _memory(stage), [_idle_python(stage.settings.agent_image)]
         completed = _ended(stage, ids, watches)
         peak, raw = _resident(worker, "VmHWM"), _p99(event.raw(stage.settings.redis_url))
@@ -87,12 +90,6 @@ def _submit(stage: Stage, tasks: int) -> tuple[list[str], list[Watch]]:
         if number % max(1, tasks // WATCHED) == 0:
             watches.append(Watch(stage.deployment.client(), ids[-1]))
     return ids, watches
-
-
-def _wait_until_all_are_half_way(stage: Stage, tasks: int) -> None:
-    """Half of all model calls were made: by then every sandbox runs."""
-    half = tasks * STEPS // 2
-    stage.model.wait_for_requests(half, timeout=PATIENCE_S)
 
 
 def _ended(stage: Stage, ids: list[str], watches: list[Watch]) -> float:

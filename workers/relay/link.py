@@ -24,8 +24,9 @@ from infra.tasks.transitions import Lease, hold
 from workers.git.repo import MAX_PACK_BYTES, checked_id
 from workers.relay import asked
 from workers.relay.assemble import StreamEvent, stream_events
-from workers.relay.calls import Ask, ModelCaller, Route
+from workers.relay.calls import Ask, ModelCaller
 from workers.relay.masking import Mask
+from workers.relay.routes import Route
 
 log = logging.getLogger(__name__)
 
@@ -45,18 +46,22 @@ class Flags:
 
 
 class SetupResult(Protocol):
-    """Takes what a setup script left. Both raise InvalidInputError and TaskFailedError."""
+    """Takes what a setup script left. `part` and `done` raise InvalidInputError and TaskFailedError."""
 
     def part(self, offset: int, data: bytes) -> None: ...
 
     def done(self, done: SetupDone) -> None: ...
+
+    def over(self) -> None:
+        """The loop does something else now: nothing more comes."""
 
 
 class Link:
     """Serves one attempt. Its methods are called from the server's threads, by one sandbox.
 
     `on_finish` gets the loop's end once, after it was accepted; `on_lost` is told when the lease turns out to be gone.
-    `suspended` says whether the worker is past its own deadline: then nothing leaves it.
+    `on_work` is told whenever the loop asks the model: by then it has its workspace. `suspended` says whether
+    the worker is past its own deadline: then nothing leaves it.
     """
 
     def __init__(
@@ -67,11 +72,13 @@ class Link:
         on_finish: Callable[[Finish], None],
         on_lost: Callable[[], None],
         suspended: Callable[[], bool],
+        on_work: Callable[[], None] = lambda: None,
     ) -> None:
         self._services = services
         self._lease = lease
         self._on_finish = on_finish
         self._on_lost = on_lost
+        self._on_work = on_work
         self.suspended = suspended
         self.cancelled = threading.Event()
         self.heard = False
@@ -134,8 +141,9 @@ class Link:
         The call goes on when the sandbox lets go of the stream: what was paid for is recorded, and a repeat of the
         request is answered from that record.
         """
+        self._on_work()
+        self._end_setup()
         events: queue.SimpleQueue[StreamEvent | BaseException] = queue.SimpleQueue()
-        self._setup = None  # an agent works from here on: what others will get was taken before
         request = self._mask.deep(asked.read_request(body, self._steps))
         threading.Thread(
             target=self._call_model, args=(step, request, inbox, events), name=f"step {step}", daemon=True
@@ -148,6 +156,7 @@ class Link:
         Raises:
             InvalidInputError: the model made no such call.
         """
+        self._end_setup()
         calls = self._as_recorded(calls)
         with self._services.tasks.single_statement() as tx:
             row = records.record_calls(tx, self._lease, calls)
@@ -168,6 +177,12 @@ class Link:
         """All of it has come. Raises as `SetupResult.done`, AuthorityLostError."""
         self._prove()
         self._building().done({**done, "not_kept": [self._mask.text(str(name)) for name in done["not_kept"]]})
+
+    def _end_setup(self) -> None:
+        """An agent works from here on: what others will get was taken before."""
+        setup, self._setup = self._setup, None
+        if setup is not None:
+            setup.over()
 
     def _building(self) -> SetupResult:
         if self._setup is None:

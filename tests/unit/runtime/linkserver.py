@@ -107,11 +107,11 @@ class LinkServer:
 
     def stop(self) -> None:
         """As a worker that was killed: the socket file stays, nobody listens, connections break."""
-        if self._server:
-            self._server.shutdown()
-            self._server.server_close()
-            self._server.break_connections()
-            self._server = None
+        server, self._server = self._server, None
+        if server:
+            server.shutdown()
+            server.server_close()
+            server.break_connections()
 
     def restart(self) -> None:
         self.stop()
