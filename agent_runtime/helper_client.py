@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from agent_runtime.channel import FORWARD, MAX_CONTROL_BYTES, RESTART, STARTED, Channel, Closed, Message
+from agent_runtime.descriptors import receive_descriptor
 from agent_runtime.endings import Failed, SandboxBroken
 from agent_runtime.protocol import Limits, Workspace
 from agent_runtime.tools import Output
@@ -135,7 +136,7 @@ class HelperClient:
         self._control.settimeout(RESTART_TIMEOUT_S)
         try:
             self._control.send(RESTART)
-            answer, descriptors, _flags, _address = socket.recv_fds(self._control, len(STARTED), 1)
+            answer, descriptors = receive_descriptor(self._control, len(STARTED))
         except OSError as error:
             raise SandboxBroken(f"the supervisor does not answer: {error}") from error
         if answer != STARTED or not descriptors:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, Callable, Dict, NoReturn
 
 from agent_runtime import protocol
 from agent_runtime.endings import Cancelled, Failed, FinishRefused, Gone, LinkLost
@@ -17,7 +16,7 @@ LONGEST_PAUSE_S = 2.0
 RECONNECT_PAUSE_S = 0.25
 """To try a socket that nobody listens on costs next to nothing, and whoever adopts us shall be heard at once."""
 
-Headers = dict[str, str]
+Headers = Dict[str, str]
 Read = Callable[[Reply], Any]
 
 

@@ -14,7 +14,7 @@ from workers.workspace import Workspace
 _VERSION = 1
 """Of what archives hold: raised when a worker could not use those of another version."""
 
-_MAX_LISTING_BYTES = 32 * 2**20
+MAX_LISTING_BYTES = 32 * 2**20
 """A tree with more names than fit is taken as it is: every commit has its own result then."""
 
 LOCK_FILES = frozenset(
@@ -45,15 +45,14 @@ def setup_key(environment: Environment, image_id: str, project_id: UUID, workspa
     return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
 
 
-def lock_files(mirror: Mirror, commit: str) -> list[str]:
+def lock_files(mirror: Mirror, commit: str, *, most: int = MAX_LISTING_BYTES) -> list[str]:
     """The files that say what a project depends on, each with its id; or the id of the whole, where that is too large.
 
-    Besides the names that tools know, those of the kind `requirements-*.txt` and `requirements/*.txt`.
+    Besides the names that tools know, those of the kind `requirements-*.txt` and `requirements/*.txt`. `most` bounds
+    the bytes of the list of all names.
     """
     try:
-        listing = mirror.git.run(
-            "ls-tree", "-r", "-z", "--full-tree", commit, git_dir=mirror.path, max_output=_MAX_LISTING_BYTES
-        )
+        listing = mirror.git.run("ls-tree", "-r", "-z", "--full-tree", commit, git_dir=mirror.path, max_output=most)
     except CommandFailed as failure:
         if failure.reason != "output":
             raise

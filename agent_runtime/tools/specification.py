@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Dict, NamedTuple
 
 from agent_runtime.protocol import Limits
 from agent_runtime.sandbox_paths import Paths
 
-Args = dict[str, Any]
+Args = Dict[str, Any]
 
 
 class Output(NamedTuple):

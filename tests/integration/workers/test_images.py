@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
 from infra import images_asked
 from infra.errors import TaskFailedError
 from infra.services import Services
+from tests.images import Images, docker
 from tests.services import make_settings
 from tests.standin.registry import Registry
 from tests.world import World
@@ -23,7 +22,6 @@ from workers.sandbox.local import LocalDriver
 
 pytestmark = pytest.mark.docker
 
-BASE = "farhand-agent:1"
 NO_SHELL = """python3 -c '
 import os
 for name in ("/bin/sh", "/bin/bash", "/bin/dash", "/usr/bin/sh", "/usr/bin/bash", "/usr/bin/dash"):
@@ -41,27 +39,11 @@ def says(found: object) -> str:
     return in_place_of_python(f"echo '{json.dumps(found)}'")
 
 
-def docker(*arguments: str) -> str:
-    return subprocess.run(["docker", *arguments], check=True, capture_output=True, text=True, timeout=120).stdout
-
-
 @pytest.fixture
 def image() -> Iterator[Callable[[str], str]]:
-    """Makes an image of the agent's by running a command in it, without a network; it is removed afterwards."""
-    made: list[str] = []
-
-    def make(command: str) -> str:
-        name = f"fh-test-{uuid4().hex[:12]}:1"
-        container = f"fh-test-{uuid4().hex[:12]}"
-        docker("run", "--network=none", f"--name={container}", "--entrypoint=sh", BASE, "-c", command)
-        docker("commit", container, name)
-        docker("rm", "-f", container)
-        made.append(name)
-        return name
-
-    yield make
-    for name in made:
-        docker("rmi", "-f", name)
+    """Makes an image of the agent's by running a command in it."""
+    with Images() as images:
+        yield images.make
 
 
 @pytest.fixture
