@@ -71,9 +71,9 @@ class HelperClient:
             return reply["tree"], reply["agent_files"]
         raise Failed("checkout_failed", f"The repository could not be checked out: {reason}", _SANDBOX_HINT)
 
-    def setup(self, do: str, timeout_s: float, **more: Any) -> tuple[Message, bytes]:
+    def setup(self, do: str, patience_s: float, /, **more: Any) -> tuple[Message, bytes]:
         """`run_setup`, `pack_setup` or `unpack_setup`, with the proxy that commands are told of. Raises HelperDied."""
-        return self._ask({"do": do, "proxy": self._proxy, **more}, timeout_s)
+        return self._ask({"do": do, "proxy": self._proxy, **more}, patience_s)
 
     def kill_all(self) -> None:
         """End whatever runs as helper, and go on with a fresh one."""

@@ -14,28 +14,32 @@ from typing import Any
 from agent_runtime.endings import Failed
 from agent_runtime.helper_client import HelperClient, HelperDied
 from agent_runtime.link import Link
-from agent_runtime.protocol import Setup, Workspace
+from agent_runtime.protocol import Job, Setup
 
 SHOWN_CHARS = 3000
 """Of the script's output, its end."""
 PATIENCE_S = 60.0
 
 
-def build(link: Link, helper: HelperClient, workspace: Workspace, setup: Setup, deadline: float) -> None:
-    """Run the script and hand over what it left. Raises Failed, and what the link raises."""
-    helper.checkout({**workspace, "head": workspace["base"], "tree": None}, max(deadline - time.monotonic(), 1.0))
-    _run(helper, setup, deadline)
-    try:
-        helper.kill_all()
-        _send(link, helper)
-    except HelperDied as death:
-        raise _failed(f"what it left could not be packed: {death}") from death
+def check_out(link: Link, helper: HelperClient, job: Job, deadline: float) -> tuple[str, str]:
+    """As `HelperClient.checkout`, with what the setup leaves. Raises Failed, and what the link raises."""
+    setup, workspace = job["setup"], job["workspace"]
+    if setup is not None and not setup["kept"]:
+        helper.checkout({**workspace, "head": workspace["base"], "tree": None}, _left(deadline))
+        _run(helper, setup, deadline)
+        try:
+            helper.kill_all()
+            _send(link, helper)
+        except HelperDied as death:
+            raise _failed(f"what it left could not be packed: {death}") from death
+    checked_out = helper.checkout(workspace, _left(deadline))
+    _put_back(helper, deadline)
+    return checked_out
 
 
-def put_back(helper: HelperClient, deadline: float) -> None:
-    """Raises Failed."""
+def _put_back(helper: HelperClient, deadline: float) -> None:
     try:
-        problem = helper.setup("unpack_setup", max(deadline - time.monotonic(), 1.0))[0].get("problem")
+        problem = helper.setup("unpack_setup", _left(deadline))[0].get("problem")
     except HelperDied as death:
         problem = str(death)
     if problem:
@@ -43,7 +47,7 @@ def put_back(helper: HelperClient, deadline: float) -> None:
 
 
 def _run(helper: HelperClient, setup: Setup, deadline: float) -> None:
-    seconds = max(min(setup["timeout_s"], deadline - time.monotonic()), 1.0)
+    seconds = min(setup["timeout_s"], _left(deadline))
     request = {"script": setup["script"], "environment": setup["environment"], "timeout_s": seconds}
     try:
         done: dict[str, Any] = helper.setup("run_setup", seconds + PATIENCE_S, **request)[0]
@@ -64,6 +68,10 @@ def _send(link: Link, helper: HelperClient) -> None:
         link.setup_part(sent, data)
         sent += len(data)
     link.setup_done({"bytes": sent, "sha256": digest.hexdigest(), "not_kept": reply["not_kept"]})
+
+
+def _left(deadline: float) -> float:
+    return max(deadline - time.monotonic(), 1.0)
 
 
 def _failed(message: str) -> Failed:

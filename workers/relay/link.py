@@ -12,7 +12,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 from agent_runtime.protocol import Call, Calls, Finish, InboxMessage, Job, Result, SetupDone, StepRecord
@@ -27,6 +27,7 @@ from workers.relay.assemble import StreamEvent, stream_events
 from workers.relay.calls import Ask, ModelCaller
 from workers.relay.masking import Mask
 from workers.relay.routes import Route
+from workers.relay.setup_intake import SetupIntake, SetupResult
 
 log = logging.getLogger(__name__)
 
@@ -43,17 +44,6 @@ class Flags:
 
     cancel: bool
     unread: int
-
-
-class SetupResult(Protocol):
-    """Takes what a setup script left. `part` and `done` raise InvalidInputError and TaskFailedError."""
-
-    def part(self, offset: int, data: bytes) -> None: ...
-
-    def done(self, done: SetupDone) -> None: ...
-
-    def over(self) -> None:
-        """The loop does something else now: nothing more comes."""
 
 
 class Link:
@@ -86,7 +76,7 @@ class Link:
         self._closed = threading.Event()
         self._job: Job | None = None
         self._mask = Mask()
-        self._setup: SetupResult | None = None
+        self._setup = SetupIntake()
         self._caller: ModelCaller | None = None
         self._max_tokens = 0
         self._model_call = threading.Lock()
@@ -105,7 +95,7 @@ class Link:
         What `mask` knows is in nothing that is recorded, published or sent to the model from now on.
         """
         self._mask = mask or Mask()
-        self._setup = setup
+        self._setup = SetupIntake(setup)
         self._job = job
         self._steps = {record["step"]: record for record in job["steps"]}
         self._max_tokens = job["agent"]["max_tokens"]
@@ -142,7 +132,7 @@ class Link:
         request is answered from that record.
         """
         self._on_work()
-        self._end_setup()
+        self._setup.end()
         events: queue.SimpleQueue[StreamEvent | BaseException] = queue.SimpleQueue()
         request = self._mask.deep(asked.read_request(body, self._steps))
         threading.Thread(
@@ -156,7 +146,7 @@ class Link:
         Raises:
             InvalidInputError: the model made no such call.
         """
-        self._end_setup()
+        self._setup.end()
         calls = self._as_recorded(calls)
         with self._services.tasks.single_statement() as tx:
             row = records.record_calls(tx, self._lease, calls)
@@ -171,23 +161,12 @@ class Link:
 
     def setup_part(self, offset: int, data: bytes) -> None:
         """A piece of what the project's setup script left. Raises as `SetupResult.part`."""
-        self._building().part(offset, data)
+        self._setup.part(offset, data)
 
     def setup_done(self, done: SetupDone) -> None:
         """All of it has come. Raises as `SetupResult.done`, AuthorityLostError."""
         self._prove()
-        self._building().done({**done, "not_kept": [self._mask.text(str(name)) for name in done["not_kept"]]})
-
-    def _end_setup(self) -> None:
-        """An agent works from here on: what others will get was taken before."""
-        setup, self._setup = self._setup, None
-        if setup is not None:
-            setup.over()
-
-    def _building(self) -> SetupResult:
-        if self._setup is None:
-            raise InvalidInputError("the setup is over")
-        return self._setup
+        self._setup.done({**done, "not_kept": [self._mask.text(str(name)) for name in done["not_kept"]]})
 
     def finish(self, finish: Finish) -> bool:
         """Accept the loop's end. False while a user message waits that no step contains."""
