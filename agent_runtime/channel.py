@@ -6,7 +6,7 @@ import json
 import socket
 import struct
 import time
-from typing import Any
+from typing import Any, Dict
 
 HEADER = struct.Struct(">IQ")
 MAX_MESSAGE_BYTES = 64 << 20
@@ -22,7 +22,7 @@ FAILED = b"failed"
 
 MAX_CONTROL_BYTES = 64
 
-Message = dict[str, Any]
+Message = Dict[str, Any]
 
 
 class Closed(Exception):

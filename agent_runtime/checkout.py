@@ -9,6 +9,7 @@ from agent_runtime import git
 from agent_runtime.beneath import locate
 from agent_runtime.git import Git, GitError
 from agent_runtime.protocol import Failure, Workspace
+from agent_runtime.removal import remove_tree
 from agent_runtime.sandbox_paths import Paths
 from agent_runtime.snapshot import snapshot_git
 
@@ -47,7 +48,7 @@ def checkout(paths: Paths, workspace: Workspace) -> tuple[str, str]:
 
 def _check_out_head(paths: Paths, workspace: Workspace) -> None:
     for directory in (paths.repo, paths.snapshots):
-        shutil.rmtree(directory, ignore_errors=True)
+        remove_tree(directory)
     os.makedirs(paths.repo)
     repository = os.path.join(paths.repo, ".git")
     branch, head = f"refs/heads/{workspace['branch']}", workspace["head"]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Dict
 
 from agent_runtime.protocol import InboxMessage, StepRecord
 
-Block = dict[str, Any]
+Block = Dict[str, Any]
 
 RESUMED = (
     "[The task goes on in a new sandbox. Files that git tracks or would track are as they were after the last "

@@ -7,14 +7,21 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from agent_runtime.channel import Channel, Closed, Message
 from agent_runtime.checkout import CheckoutFailed, checkout
+from agent_runtime.protocol import SETUP_ARCHIVE
 from agent_runtime.sandbox_paths import Paths
 from agent_runtime.snapshot import Snapshots
 from agent_runtime.tools import TOOLS, Output, ToolError
+from agent_runtime.tools.command import proxy_environment, run_script
 from agent_runtime.tools.specification import Context
+
+if TYPE_CHECKING:
+    from agent_runtime import setup_files
+
 
 _ADVICE = {
     errno.ENOSPC: "The disk of the sandbox is full: remove what is not needed (du -sh * shows where it is).",
@@ -41,13 +48,22 @@ class Helper:
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
         self._untouched = False
+        self._archive: setup_files.Archive | None = None
+        self._duties: dict[str, Callable[[Message], tuple[Message, bytes]]] = {
+            "checkout": self._checkout,
+            "call": self._call,
+            "snapshot": self._snapshot,
+            "run_setup": self._run_setup,
+            "pack_setup": self._pack_setup,
+            "unpack_setup": self._unpack_setup,
+        }
         os.makedirs(paths.home, exist_ok=True)
         os.makedirs(paths.state, mode=0o700, exist_ok=True)
         self._snapshots = Snapshots(paths)
 
     def answer(self, request: Message) -> tuple[Message, bytes]:
         try:
-            return {"checkout": self._checkout, "call": self._call, "snapshot": self._snapshot}[request["do"]](request)
+            return self._duties[request["do"]](request)
         except (BlockingIOError, MemoryError) as error:  # fork says EAGAIN at the limit of processes
             return {"exhausted": str(error) or "no memory"}, b""
 
@@ -65,8 +81,35 @@ class Helper:
             self._snapshots.vouch_for_index()
             self._untouched = False
         context = Context(self._paths, request["limits"], request["time_left_s"], request.get("proxy", ""))
+        context = context._replace(environment=request.get("environment", {}))
         output = _run(request["tool"], context, request["args"])
         return output._asdict(), b""
+
+    def _run_setup(self, request: Message) -> tuple[Message, bytes]:
+        given = {**request["environment"], **proxy_environment(request["proxy"])}
+        done = run_script(self._paths, request["script"], given, request["timeout_s"])
+        return {"failure": done.failure, "output": done.output}, b""
+
+    def _pack_setup(self, request: Message) -> tuple[Message, bytes]:
+        from agent_runtime import setup_files  # few tasks need it, and every sandbox would pay for it
+
+        try:
+            if request["first"] or self._archive is None:
+                self._archive = setup_files.Archive(self._paths)
+            part = self._archive.part()
+            names = setup_files.not_kept(self._paths) if part.last else []
+        except setup_files.SetupProblem as problem:
+            return {"problem": str(problem)}, b""
+        return {"last": part.last, "not_kept": names}, part.data
+
+    def _unpack_setup(self, _request: Message) -> tuple[Message, bytes]:
+        from agent_runtime import setup_files
+
+        try:
+            setup_files.unpack(self._paths, os.path.join(os.path.dirname(self._paths.objects), SETUP_ARCHIVE))
+        except setup_files.SetupProblem as problem:
+            return {"problem": str(problem)}, b""
+        return {}, b""
 
     def _snapshot(self, request: Message) -> tuple[Message, bytes]:
         recorded = self._snapshots.record(request["parent"], request["limits"])

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from agent_runtime.channel import FORWARD, MAX_CONTROL_BYTES, RESTART, STARTED, Channel, Closed, Message
+from agent_runtime.descriptors import receive_descriptor
 from agent_runtime.endings import Failed, SandboxBroken
 from agent_runtime.protocol import Limits, Workspace
 from agent_runtime.tools import Output
@@ -42,6 +43,8 @@ class HelperClient:
         self._channel = channel
         self._control = control
         self._proxy = ""
+        self.environment: dict[str, str] = {}
+        """What commands get besides their own."""
 
     def open_egress(self) -> None:
         """Commands are told from now on by which address they reach what the task may reach. Raises SandboxBroken."""
@@ -68,10 +71,19 @@ class HelperClient:
             return reply["tree"], reply["agent_files"]
         raise Failed("checkout_failed", f"The repository could not be checked out: {reason}", _SANDBOX_HINT)
 
+    def setup(self, do: str, patience_s: float, /, **more: Any) -> tuple[Message, bytes]:
+        """`run_setup`, `pack_setup` or `unpack_setup`, with the proxy that commands are told of. Raises HelperDied."""
+        return self._ask({"do": do, "proxy": self._proxy, **more}, patience_s)
+
+    def kill_all(self) -> None:
+        """End whatever runs as helper, and go on with a fresh one."""
+        self._restart()
+
     def call(self, tool: str, args: dict[str, Any], limits: Limits, time_left_s: float) -> Output:
         """Run a tool; its arguments have been checked. Raises HelperDied: the outcome is unknown."""
         request = {"do": "call", "tool": tool, "args": args, "limits": limits, "time_left_s": time_left_s}
         request["proxy"] = self._proxy
+        request["environment"] = self.environment
         longest = command_timeout_s(limits, args) if tool == RUN_COMMAND.name else TOOL_TIMEOUT_S
         reply, _blob = self._ask(request, min(longest, time_left_s) + GRACE_S)
         return Output(reply["text"], reply["is_error"], reply["truncated"])
@@ -124,7 +136,7 @@ class HelperClient:
         self._control.settimeout(RESTART_TIMEOUT_S)
         try:
             self._control.send(RESTART)
-            answer, descriptors, _flags, _address = socket.recv_fds(self._control, len(STARTED), 1)
+            answer, descriptors = receive_descriptor(self._control, len(STARTED))
         except OSError as error:
             raise SandboxBroken(f"the supervisor does not answer: {error}") from error
         if answer != STARTED or not descriptors:

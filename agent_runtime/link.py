@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, Callable, Dict, NoReturn
 
 from agent_runtime import protocol
 from agent_runtime.endings import Cancelled, Failed, FinishRefused, Gone, LinkLost
@@ -17,7 +16,7 @@ LONGEST_PAUSE_S = 2.0
 RECONNECT_PAUSE_S = 0.25
 """To try a socket that nobody listens on costs next to nothing, and whoever adopts us shall be heard at once."""
 
-Headers = dict[str, str]
+Headers = Dict[str, str]
 Read = Callable[[Reply], Any]
 
 
@@ -69,6 +68,12 @@ class Link:
 
     def result(self, result: protocol.Result, pack: bytes) -> None:
         self._exchange("POST", "/results", _json(result) + b"\n" + pack)
+
+    def setup_part(self, offset: int, data: bytes) -> None:
+        self._exchange("POST", "/setup/part", data, headers={protocol.HEADER_OFFSET: str(offset)})
+
+    def setup_done(self, done: protocol.SetupDone) -> None:
+        self._exchange("POST", "/setup/done", _json(done))
 
     def finish(self, finish: protocol.Finish) -> bool:
         """True: accepted. False: something came in meanwhile, the run goes on."""

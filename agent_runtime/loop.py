@@ -87,10 +87,11 @@ class AgentLoop:
             return
         if self.job.get("egress", False):
             self.helper.open_egress()
-        time_left = min(self.deadline - time.monotonic(), CHECKOUT_TIMEOUT_S)
-        self.tree, agent_files = self.helper.checkout(self.job["workspace"], time_left)
+        self.helper.environment = self.job.get("environment", {})
+        tree, agent_files = self._check_out()
         agent = self.job["agent"]
         self.system = conversation.system_prompt(agent["instructions"], self.helper.workspace, agent_files)
+        self.tree = tree
         if self.steps:
             self.pending = self._not_executed(self.steps[-1])
             self.pending = self.react(self.steps[-1], self.job["calls"])
@@ -199,6 +200,14 @@ class AgentLoop:
         if not self.inbox and self.link.unread:
             self.inbox = self.link.inbox()
         return self.inbox
+
+    def _check_out(self) -> tuple[str, str]:
+        if self.job.get("setup"):
+            from agent_runtime import setup  # few tasks need it, and every sandbox would pay for it
+
+            return setup.check_out(self.link, self.helper, self.job, self.deadline)
+        time_left = min(self.deadline - time.monotonic(), CHECKOUT_TIMEOUT_S)
+        return self.helper.checkout(self.job["workspace"], time_left)
 
     def _with_note(self, blocks: list[Block]) -> list[Block]:
         """The first turn after a resume says what a new sandbox does not have."""

@@ -13,6 +13,9 @@ headers `Farhand-Cancel: 0|1` and `Farhand-Unread: <n>` on every reply, streams 
                         not recorded, ask again with the same step. A recorded step is answered from its record.
     POST /calls         Calls: the tool calls of a step, recorded before any of them starts.
     POST /results       one JSON line (Result), then the bytes of a git pack (none when the tree is unchanged).
+    POST /setup/part    a piece of what the setup script left; header `Farhand-Offset: <n>` says where it belongs, and
+                        0 begins anew. Only in an attempt that is to build, before its first step.
+    POST /setup/done    SetupDone: all of it was sent. 200 = it is kept, and readable as `in/setup.tar`.
     POST /finish        Finish. 409 = there is an unread message (or an unrecorded result): the loop goes on.
 
 A request is idempotent by (task, step, index, kind): a repeat answers 200 and changes nothing. Refusals are
@@ -40,6 +43,10 @@ EGRESS_SOCKET = "egress.sock"
 EGRESS_PORT = 3128
 """Where commands in a container reach it, on 127.0.0.1. Elsewhere loopback is shared: there it is a free port."""
 
+SETUP_ARCHIVE = "setup.tar"
+"""Beside `objects`: what the project's setup script left, where the job says that it is kept."""
+
+HEADER_OFFSET = "Farhand-Offset"
 HEADER_STEP = "Farhand-Step"
 HEADER_INBOX = "Farhand-Inbox"
 HEADER_CANCEL = "Farhand-Cancel"
@@ -120,8 +127,31 @@ class Limits(TypedDict):
     file_bytes: int
 
 
+class Setup(TypedDict):
+    """The project's setup. `kept`: what it left is at hand; else the script is to be run, and that to be sent.
+
+    `environment` is what the script gets: the project's variables, and none of its secrets.
+    """
+
+    kept: bool
+    script: str
+    environment: Dict[str, str]
+    timeout_s: float
+
+
+class SetupDone(TypedDict):
+    """`not_kept` names files that are neither tracked nor ignored: these are not kept."""
+
+    bytes: int
+    sha256: str
+    not_kept: List[str]
+
+
 class Job(TypedDict):
-    """`egress`: something may be reached through the link, so commands are told of the proxy."""
+    """`egress`: something may be reached through the link, so commands are told of the proxy.
+
+    `environment`: what commands get besides, the project's variables and secrets. Nothing else of the sandbox does.
+    """
 
     protocol: int
     task_id: str
@@ -133,6 +163,8 @@ class Job(TypedDict):
     agent: Agent
     limits: Limits
     egress: bool
+    environment: Dict[str, str]
+    setup: Optional[Setup]
     cancel: bool
     unread: int
 

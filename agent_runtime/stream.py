@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Dict
 
 from agent_runtime.unix_http import Reply
 
-Event = dict[str, Any]
+Event = Dict[str, Any]
 
 
 class StreamCut(Exception):

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from agent_runtime import protocol
 from agent_runtime.channel import FAILED, FORWARD, MAX_CONTROL_BYTES, RESTART, STARTED, Channel
+from agent_runtime.descriptors import send_descriptor
 from agent_runtime.processes import Users, be_first_to_go, become, kill_all
 
 RESTART_PATIENCE_S = 15.0
@@ -119,7 +120,7 @@ class Supervisor:
             print(f"farhand: cannot {request.decode()}: {error}", file=sys.stderr)
             self._control.send(FAILED)
             return
-        socket.send_fds(self._control, [STARTED], [end.fileno()])
+        send_descriptor(self._control, STARTED, end.fileno())
         end.close()
 
     def _listen_on_loopback(self) -> int:

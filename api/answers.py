@@ -74,8 +74,24 @@ class Ticket(Answer):
     expires_in: int
 
 
+class Failure(Answer):
+    code: str
+    message: str
+    hint: str
+
+
+class ImageCheck(Answer):
+    """What a worker has found of a project's image: `refused` says in `error` why its tasks will fail."""
+
+    state: Literal["checking", "ready", "refused"]
+    error: Failure | None
+
+
 class Project(Answer):
-    """A repository. Its git token is never shown, only whether there is one."""
+    """A repository. Its git token and its secrets are never shown, only whether there is one, and their names.
+
+    `image` null: the deployment's own. `image_check` is null then too.
+    """
 
     id: str
     repo_url: str
@@ -84,13 +100,12 @@ class Project(Answer):
     has_git_token: bool
     egress: Literal["none", "registries", "open"] | list[str]
     pull_request: PullRequestMode
+    image: str | None
+    image_check: ImageCheck | None
+    setup_script: str | None
+    variables: dict[str, str]
+    secret_names: list[str]
     created_at: str
-
-
-class Failure(Answer):
-    code: str
-    message: str
-    hint: str
 
 
 class PullRequest(Answer):

@@ -11,6 +11,7 @@ from email_validator import SPECIAL_USE_DOMAIN_NAMES, EmailNotValidError, valida
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from infra.egress import MAX_HOST_CHARS, MAX_HOSTS
+from infra.environment import MAX_IMAGE_CHARS, MAX_SCRIPT_CHARS, MAX_VARIABLES
 
 MAX_PROMPT_CHARS = 100_000
 _FORBIDDEN_IN_REF = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock/|\.lock$|^[-./]|[./]$|^@$")
@@ -62,6 +63,10 @@ def _email(value: str) -> str:
 
 
 EgressHosts = Annotated[list[Annotated[str, Field(max_length=MAX_HOST_CHARS)]], Field(max_length=MAX_HOSTS)]
+ImageName = Annotated[str, Field(min_length=1, max_length=MAX_IMAGE_CHARS)]
+Script = Annotated[str, Field(min_length=1, max_length=MAX_SCRIPT_CHARS), AfterValidator(_multi_line)]
+Variables = Annotated[dict[str, str], Field(max_length=MAX_VARIABLES)]
+SecretChanges = Annotated[dict[str, str | None], Field(max_length=2 * MAX_VARIABLES)]
 Line = Annotated[str, Field(max_length=200), AfterValidator(_single_line)]
 Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_single_line), AfterValidator(_multi_line)]
 Text = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS), AfterValidator(_multi_line)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -9,7 +10,14 @@ from pydantic import Field
 from sqlalchemy import Connection
 
 from api import answers
-from api.fields import EgressHosts, Line, Name, Request, Secret, Url
+from api.environments import (
+    ChangeEnvironment,
+    environment_values,
+    environments_json,
+    refuse_unusable_image,
+    without_secrets,
+)
+from api.fields import EgressHosts, Line, Name, Secret, Url
 from api.idempotency import once
 from api.pages import PageQuery, decode_id, encode, page
 from api.routes import Call, Json, Reply, Routes
@@ -24,8 +32,8 @@ from infra.tasks.log import rfc3339
 routes = Routes("projects")
 
 
-class ChangeProject(Request):
-    """What is left out stays; null takes a credential away."""
+class ChangeProject(ChangeEnvironment):
+    """What is left out stays; null takes a credential away, and the image, the script, a secret."""
 
     name: Name | None = None
     git_username: Line | None = Field(None, description="Default: x-access-token.")
@@ -51,12 +59,14 @@ class NewProject(ChangeProject):
 def create_project(call: Call, body: NewProject) -> Reply:
     """Make a project of a repository. A task on a `repo_url` makes one by itself."""
     url = check_repo_url(body.repo_url, call.services.settings.allowed_repo_hosts)
+    values = _values(body, None, call.services)
+    refuse_unusable_image(body, call.user_id, call.services)
 
     def act(connection: Connection) -> Json:
-        values = _values(body, call.services)
-        return _project_json(projects.create(connection, user_id=call.user_id, repo_url=url, values=values))
+        return _project_json(connection, projects.create(connection, user_id=call.user_id, repo_url=url, values=values))
 
-    made = once(call.services, call.key_of("create_project", body.model_dump(mode="json")), act, status=201)
+    key = call.key_of("create_project", without_secrets(body, call.services))
+    made = once(call.services, key, act, status=201)
     return Reply.once(made.body, replayed=made.replayed)
 
 
@@ -66,22 +76,28 @@ def list_projects(call: Call, query: PageQuery) -> Json:
     before = decode_id(query.cursor)
     with call.services.database.read() as connection:
         rows = projects.list_newest_first(connection, user_id=call.user_id, before=before, limit=query.limit + 1)
-    return page([_project_json(row) for row in rows], query.limit, lambda item: encode(item["id"]))
+        items = _projects_json(connection, rows)
+    return page(items, query.limit, lambda item: encode(item["id"]))
 
 
 @routes.get("/v1/projects/<uuid:project_id>", answer=answers.Project)
 def get_project(call: Call, project_id: UUID) -> Json:
     """One project."""
     with call.services.database.read() as connection:
-        return _project_json(projects.get(connection, project_id, user_id=call.user_id))
+        return _project_json(connection, projects.get(connection, project_id, user_id=call.user_id))
 
 
 @routes.patch("/v1/projects/<uuid:project_id>", answer=answers.Project)
 def change_project(call: Call, project_id: UUID, body: ChangeProject) -> Json:
-    """Change its name or its credentials. The repository of a project never changes: make another project."""
-    values = _values(body, call.services)
+    """Change all but its repository: for another one, make another project."""
+    with call.services.database.read() as connection:
+        _values(body, projects.get(connection, project_id, user_id=call.user_id), call.services)
+    refuse_unusable_image(body, call.user_id, call.services)
     with call.services.database.begin() as connection:
-        return _project_json(projects.change(connection, project_id, user_id=call.user_id, values=values))
+        row = projects.get(connection, project_id, user_id=call.user_id, to_change=True)
+        values = _values(body, row, call.services)
+        changed = projects.change(connection, project_id, user_id=call.user_id, values=values)
+        return _project_json(connection, changed)
 
 
 @routes.delete("/v1/projects/<uuid:project_id>")
@@ -92,8 +108,8 @@ def delete_project(call: Call, project_id: UUID) -> Reply:
     return Reply(None)
 
 
-def _values(body: ChangeProject, services: Services) -> dict[str, Any]:
-    """The columns that a request names. Raises InvalidInputError (`egress_invalid`)."""
+def _values(body: ChangeProject, row: projects.ProjectRow | None, services: Services) -> dict[str, Any]:
+    """The columns that a request names; `row` is the project as it is. Raises InvalidInputError."""
     given = body.model_dump(include=body.model_fields_set & {"name", "git_username", "pull_request"})
     for never_null in ("name", "pull_request"):
         if given.get(never_null, "") is None:
@@ -102,7 +118,7 @@ def _values(body: ChangeProject, services: Services) -> dict[str, Any]:
         given["git_token_encrypted"] = None if body.git_token is None else services.keys.encrypt(body.git_token)
     if "egress" in body.model_fields_set:
         given["egress"] = _egress(body, services.settings.egress_allow)
-    return given
+    return {**given, **environment_values(body, row, services)}
 
 
 def _egress(body: ChangeProject, operator: tuple[str, ...]) -> Any:
@@ -116,7 +132,16 @@ def _egress(body: ChangeProject, operator: tuple[str, ...]) -> Any:
         ) from None
 
 
-def _project_json(row: projects.ProjectRow) -> Json:
+def _project_json(connection: Connection, row: projects.ProjectRow) -> Json:
+    return _projects_json(connection, [row])[0]
+
+
+def _projects_json(connection: Connection, rows: Sequence[projects.ProjectRow]) -> list[Json]:
+    environments = environments_json(connection, rows)
+    return [_row_json(row) | environment for row, environment in zip(rows, environments, strict=True)]
+
+
+def _row_json(row: projects.ProjectRow) -> Json:
     return {
         "id": str(row.id),
         "repo_url": row.repo_url,

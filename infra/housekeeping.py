@@ -1,4 +1,5 @@
-"""What is kept for a while only: answers to repeated requests, sessions that are over, and rows of dead workers."""
+"""What is kept for a while only: answers to repeated requests, sessions that are over, rows of dead workers, and images
+that nobody names."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, delete, func, select
 
+from infra import images_asked
 from infra.tables import IdempotencyKey, RefreshToken, Task, Worker
 
 KEPT = timedelta(days=7)
@@ -22,4 +24,5 @@ def forget_old(connection: Connection) -> int:
         delete(RefreshToken).where(RefreshToken.expires_at < past),
         delete(Worker).where(Worker.swept_at < past, Worker.alive_until < past, owns_nothing),
     )
-    return sum(connection.execute(statement).rowcount for statement in old)
+    images = images_asked.forget_unnamed(connection, past)
+    return sum(connection.execute(statement).rowcount for statement in old) + images

@@ -43,9 +43,12 @@ def create(connection: Connection, *, user_id: UUID, repo_url: str, values: dict
         ) from None
 
 
-def get(connection: Connection, project_id: UUID, *, user_id: UUID) -> ProjectRow:
-    """Raises NotFoundError."""
-    row = connection.execute(select(*Project.__table__.c).where(*_mine(project_id, user_id))).one_or_none()
+def get(connection: Connection, project_id: UUID, *, user_id: UUID, to_change: bool = False) -> ProjectRow:
+    """`to_change`: nobody else changes it before this transaction ends. Raises NotFoundError."""
+    query = select(*Project.__table__.c).where(*_mine(project_id, user_id))
+    if to_change:
+        query = query.with_for_update(key_share=True)
+    row = connection.execute(query).one_or_none()
     return row if row is not None else _missing()
 
 

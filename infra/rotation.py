@@ -27,9 +27,10 @@ PAGE = 200
 
 _SEALED: tuple[tuple[InstrumentedAttribute[Any], tuple[InstrumentedAttribute[Any], ...]], ...] = (
     (Project.git_token_encrypted, (Project.id,)),
+    (Project.secrets, (Project.id,)),
     (IdempotencyKey.sealed, (IdempotencyKey.user_id, IdempotencyKey.operation, IdempotencyKey.key)),
 )
-"""Every encrypted column, with the primary key of its table."""
+"""Every encrypted column, with the primary key of its table. One of JSON holds a secret by each name."""
 
 
 def rotate_secrets(database: Database, keys: KeyRing, *, page: int = PAGE) -> int:
@@ -44,7 +45,7 @@ def rotate_secrets(database: Database, keys: KeyRing, *, page: int = PAGE) -> in
         for row in _all(database, column, row_id, page):
             sealed, identity = row[0], row[1:]
             try:
-                renewed = keys.rotate(sealed)
+                renewed = _renewed(sealed, keys)
             except ConfigurationError:
                 lost += 1
                 continue
@@ -61,6 +62,14 @@ def rotate_secrets(database: Database, keys: KeyRing, *, page: int = PAGE) -> in
             extra={"action": "secrets_rotated"},
         )
     return rotated
+
+
+def _renewed(sealed: bytes | dict[str, str], keys: KeyRing) -> bytes | dict[str, str] | None:
+    """None when all of it is under the first key already. Raises ConfigurationError."""
+    if isinstance(sealed, bytes):
+        return keys.rotate(sealed)
+    renewed = {name: one for name, old in sealed.items() if (one := keys.rotate(old.encode())) is not None}
+    return {**sealed, **{name: one.decode() for name, one in renewed.items()}} if renewed else None
 
 
 def _all(
@@ -83,8 +92,8 @@ def _replace(
     database: Database,
     column: InstrumentedAttribute[Any],
     identity: tuple[tuple[InstrumentedAttribute[Any], Any], ...],
-    old: bytes,
-    new: bytes,
+    old: bytes | dict[str, str],
+    new: bytes | dict[str, str],
 ) -> int:
     """1, or 0 when the secret is another by now."""
     unchanged = (*(part == value for part, value in identity), column == old)

@@ -72,6 +72,16 @@ class Settings(BaseSettings):
         "auto", description="Where agents run; `auto` is docker where an engine answers."
     )
     agent_image: str = Field("farhand-agent:1", description="Image of a sandbox.")
+    project_images: Names = Field(
+        ("*",), description="Images that projects may name, as patterns such as `python:*`; empty: none."
+    )
+    image_check_wait: float = Field(
+        15.0, ge=0, le=25, description="A request that names an image waits so long for what a worker finds of it."
+    )
+    setup_timeout: float = Field(900.0, gt=0, description="A project's setup script, within its attempt.")
+    setup_cache_bytes: int = Field(
+        20 * 2**30, ge=0, description="What setup scripts have left and a worker host keeps, of all projects together."
+    )
     container_runtime: str = Field(
         "", description="Runtime of the engine for sandboxes, such as `runsc`; empty is the engine's default."
     )

@@ -8,7 +8,8 @@ ending first (the loop that is done, the user's cancel, the clock, a lost lease,
 the sandbox is dead before anything is recorded about it, so nothing can be written after the end.
 
 An attempt that was taken over from a dead worker (`infra.tasks.takeover`) begins with a loop that runs: it serves that
-loop's link again, and asks for the workspace only when it comes to the end.
+loop's link again, and asks for the workspace only when it comes to the end. Where the project's environment was changed
+meanwhile it hands over instead, and the next attempt resumes with what the project says now.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from sqlalchemy import extract, func, select
 from agent_runtime.protocol import Failure
 from infra.agents import AGENTS
 from infra.db import patiently
+from infra.environment import Environment, environment_of
 from infra.errors import AuthorityLostError, FarhandError, InvalidInputError, TaskFailedError, UnavailableError
 from infra.services import Services
 from infra.tables import Task
@@ -40,6 +42,7 @@ from workers.endings import Broken, Cancelled, Ending, Finished, HandOver, Left,
 from workers.pool import Pool
 from workers.publication import Publisher
 from workers.relay.link import Link
+from workers.relay.masking import Mask
 from workers.sandbox.base import Driver
 from workers.starts import Starts
 from workers.workspace import Progress, Workspace, Workspaces
@@ -109,6 +112,8 @@ class Attempt:
         self._publisher = Publisher(services, equipment.workspaces, lease, task)
         self._adopted = adopted
         self._workspace: Workspace | None = None
+        self._environment = Environment()
+        self._mask = Mask()
         self.is_ending = False
         """Whether its sandbox's part is over: what is left is ours to do, and soon done."""
         self._preparation = threading.Thread(target=self._prepare, name=f"prepare {task.id}", daemon=True)
@@ -142,11 +147,15 @@ class Attempt:
     def _run_sandbox(self) -> Ending:
         try:
             refuse_unsafe(self._services, self._driver, self.task)
+            self._environment = patiently(self._read_environment) if self._adopted else self._read_environment()
+            self._mask = Mask(self._environment.secrets)
             if self._adopted is not None:
-                self._sandbox.adopt(self._adopted)
+                if not self._sandbox.adopt(self._adopted, self._environment):
+                    self.end(HandOver())  # its loop has an environment that is no longer the project's
             elif self._may_start():
                 self._preparation.start()
-                self._sandbox.open()
+                if self._environment.image is None:
+                    self._sandbox.open(self._environment)
             ending = self._next_ending()
         except Exception as error:  # noqa: BLE001  (whatever it is, the attempt ends with it)
             ending = Broken(error)
@@ -161,6 +170,10 @@ class Attempt:
         if not self._turn.decided.is_set():
             Progress(self._services, self.lease).report("waiting for other tasks of this worker to start", 0)
         return self._turn.wait()
+
+    def _read_environment(self) -> Environment:
+        with self._services.database.read() as connection:
+            return environment_of(connection, self.task.project_id, self._services.keys)
 
     def _next_ending(self) -> Ending:
         try:
@@ -178,6 +191,9 @@ class Attempt:
         """In a thread of its own: bring the repository, then hand out the job."""
         began = time.monotonic()
         try:
+            if self._environment.image is not None:
+                # It may have to be pulled, which must not keep the attempt from ending.
+                self._sandbox.open(self._environment)
             progress = Progress(self._services, self.lease)
             self._workspace = self._workspaces.prepare(self.lease, self.task, progress)
             self._sandbox.hand_job(self._workspace)
@@ -233,7 +249,7 @@ class Attempt:
         try:
             workspace = patiently(self._workspace_at_end)
             assert workspace is not None  # a job was assigned, so there is one  # noqa: S101
-            work = patiently(lambda: self._publisher.keep_patch(workspace, self._sandbox.scratch / "out"))
+            work = patiently(lambda: self._publisher.keep_patch(workspace, self._sandbox.scratch / "out", self._mask))
             if work is not None:
                 patiently(lambda: self._publisher.push(workspace, work))
         except TaskFailedError as error:
@@ -250,7 +266,7 @@ class Attempt:
 
     def _fail(self, error: Failure | None) -> None:
         self._keep_patch()
-        failure = error or FarhandError("the loop ended without a reason").as_failure()
+        failure = self._mask.failure(error or FarhandError("the loop ended without a reason").as_failure())
         self._persist(lambda tx: transitions.fail(tx, self.lease, failure))
 
     def _confirm_cancelled(self) -> None:
@@ -299,7 +315,9 @@ class Attempt:
 
     def _count_death(self, error: Failure) -> None:
         self._persist(
-            lambda tx: transitions.give_back_after_death(tx, self.lease, limit=MAX_DEATHS, error=error),
+            lambda tx: transitions.give_back_after_death(
+                tx, self.lease, limit=MAX_DEATHS, error=self._mask.failure(error)
+            ),
         )
 
     def _keep_patch(self) -> None:
@@ -307,7 +325,7 @@ class Attempt:
         try:
             workspace = self._workspace_at_end()
             if workspace is not None:
-                self._publisher.keep_patch(workspace, self._sandbox.scratch / "out")
+                self._publisher.keep_patch(workspace, self._sandbox.scratch / "out", self._mask)
         except AuthorityLostError:
             raise
         except Exception as error:  # noqa: BLE001

@@ -2,7 +2,8 @@
 
     open       take or start one, and name it in the attempt's row
     hand_job   put the repository's objects in, and answer its `GET /job`. At the same time as `open`, by another thread
-    adopt      in place of these two: go on with the one that the attempt's row names since it was taken over
+    adopt      in place of these two: go on with the one that the attempt's row names since it was taken over. Not when
+               the project's environment has changed: its commands have the old one, and only the new secrets are known
     close      kill it, cut its link, remove it
     leave      in place of that: cut its link and let it run on, for who adopts it. Whichever of the two is first, does
 
@@ -19,18 +20,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent_runtime.protocol import Job
+from agent_runtime.protocol import SETUP_ARCHIVE, Job
 from infra.db import patiently
 from infra.egress import Egress
+from infra.environment import Environment
+from infra.errors import AuthorityLostError
 from infra.tasks import records
 from infra.tasks.log import TaskRow
 from infra.tasks.transitions import Lease
+from workers.attempt_setup import AttemptSetup
 from workers.linked_sandbox import LinkedSandbox
 from workers.relay.link import Link
+from workers.relay.masking import Mask
 from workers.relay.routes import choose_route
 from workers.sandbox import directory
 from workers.sandbox.base import Exit
-from workers.workspace import Workspace
+from workers.workspace import Given, Progress, Workspace
 
 if TYPE_CHECKING:
     from workers.attempt import Equipment
@@ -61,6 +66,17 @@ class AttemptSandbox:
         self._current: LinkedSandbox | None = None
         self._used: list[LinkedSandbox] = []
         self._workspace: Workspace | None = None
+        self._environment = Environment()
+        self._image: str | None = None
+        self._progress = Progress(equipment.services, lease)
+        self._setup = AttemptSetup(
+            equipment.services,
+            equipment.driver,
+            lease,
+            task,
+            is_over=lambda: self._closed,
+            on_done=self._let_be_adopted,
+        )
         self._opened = threading.Event()
         self._closed = False
         self._served = False
@@ -76,16 +92,22 @@ class AttemptSandbox:
         """What the worker itself writes for this attempt; named after the sandbox, so the sweep knows whose it is."""
         return self._settings.run_dir / "t" / self._used[-1].id
 
-    def open(self) -> None:
+    def open(self, environment: Environment) -> None:
         """Raises AuthorityLostError, UnavailableError, and as `Driver.start` does."""
+        self._environment = environment
         try:
-            warm = self._equipment.pool.take()
+            if environment.image is not None:
+                self._image = self._equipment.driver.provide(environment.image, self._report_pull)
+            # What waits is made of the deployment's own image.
+            warm = self._equipment.pool.take() if self._image is None else None
             sandbox = self._use(warm or self._cold(), is_warm=warm is not None)
         finally:
             self._opened.set()
         sandbox.tell_end(self._when_cold_ends if warm is None else self._when_warm_ends)
         if warm is None:
             sandbox.start()
+        if self._closed:
+            sandbox.discard()
 
     def hand_job(self, workspace: Workspace) -> None:
         """Raises what is wrong with the repository's objects or the task's model."""
@@ -95,24 +117,32 @@ class AttemptSandbox:
             if self._current is not None and not self._closed:
                 self._hand(self._current, workspace)
 
-    def adopt(self, sandbox_id: str) -> None:
-        """Raises what is wrong with the task's model. Waits for Postgres however long it is away, as the loop does."""
+    def adopt(self, sandbox_id: str, environment: Environment) -> bool:
+        """Whether it could be: not where its commands have another environment than the project's.
+
+        Raises what is wrong with the task's model. Waits for Postgres however long it is away, as the loop does.
+        """
         equipment = self._equipment
+        self._environment = environment
         sandbox = LinkedSandbox(equipment.driver, self._settings.run_dir, equipment.bundle, sandbox_id)
         self._used.append(sandbox)
         with self._state:
             self._current = sandbox
         sandbox.find()
+        if directory.served_with(sandbox.directory) != environment.fingerprint:
+            return False
         sandbox.tell_end(self._on_death)
         task, workspaces = self._task, equipment.workspaces
         egress = patiently(lambda: self._open_egress(sandbox))
         tree = patiently(lambda: workspaces.last_tree(task.id))
         base = task.base_sha  # of a task whose sandbox was served there is one
         head = task.head_sha or base
-        job = patiently(lambda: workspaces.job(self._lease, task, base=base, head=head, tree=tree, egress=egress))
+        given = Given(egress, environment, self._setup.kept_in(sandbox.directory / "in" / SETUP_ARCHIVE))
+        job = patiently(lambda: workspaces.job(self._lease, task, base=base, head=head, tree=tree, given=given))
         self._link.heard = True
         self._serve(sandbox, job)
         sandbox.listen()
+        return True
 
     def leave(self) -> bool:
         """Whether a loop is at work in it, which goes on without us."""
@@ -131,6 +161,7 @@ class AttemptSandbox:
                 return False
             self._closed = True
             current = self._current
+        self._setup.close()
         if current is None:
             self._link.close()
             return True
@@ -153,6 +184,7 @@ class AttemptSandbox:
         if self.left:
             return
         with self._handing:
+            self._setup.close()
             for sandbox in self._used:
                 shutil.rmtree(self._settings.run_dir / "t" / sandbox.id, ignore_errors=True)
                 shutil.rmtree(sandbox.directory, ignore_errors=True)
@@ -162,12 +194,21 @@ class AttemptSandbox:
     def _cold(self) -> LinkedSandbox:
         equipment = self._equipment
         sandbox_id = directory.new_sandbox_id()
-        return LinkedSandbox(equipment.driver, self._settings.run_dir, equipment.bundle, sandbox_id)
+        run_dir = self._settings.run_dir
+        return LinkedSandbox(equipment.driver, run_dir, equipment.bundle, sandbox_id, image=self._image)
+
+    def _report_pull(self, percent: int) -> None:
+        """Raises AuthorityLostError: nobody waits for the image any more."""
+        if self._closed:
+            raise AuthorityLostError("the attempt is over")
+        self._progress.report("pull_image", percent)
 
     def _use(self, sandbox: LinkedSandbox, *, is_warm: bool) -> LinkedSandbox:
         """Ours from now on. A cold one is named before it exists: whoever cleans up knows whose it is."""
-        self._used.append(sandbox)
         with self._state:
+            if self._closed:  # while its image was pulled: nothing of the sandbox is there yet
+                raise AuthorityLostError("the attempt is over")
+            self._used.append(sandbox)
             self._current = sandbox
         with self._equipment.services.tasks.single_statement() as tx:
             records.record_sandbox(tx, self._lease, sandbox.id)
@@ -179,8 +220,13 @@ class AttemptSandbox:
     def _hand(self, sandbox: LinkedSandbox, workspace: Workspace) -> None:
         workspaces, task = self._equipment.workspaces, self._task
         tree = workspaces.fill(workspace, task.id, sandbox.objects, self.scratch / "in")
-        egress = self._open_egress(sandbox)
-        job = workspaces.job(self._lease, task, base=workspace.base, head=workspace.head, tree=tree, egress=egress)
+        setup = None
+        if self._environment.setup_script is not None:
+            image_id = self._image or self._equipment.driver.source()
+            archive = sandbox.directory / "in" / SETUP_ARCHIVE
+            setup = self._setup.obtain(self._environment, image_id, workspace, archive)
+        given = Given(self._open_egress(sandbox), self._environment, setup)
+        job = workspaces.job(self._lease, task, base=workspace.base, head=workspace.head, tree=tree, given=given)
         self._serve(sandbox, job)
 
     def _open_egress(self, sandbox: LinkedSandbox) -> Egress:
@@ -193,10 +239,22 @@ class AttemptSandbox:
         )
 
     def _serve(self, sandbox: LinkedSandbox, job: Job) -> None:
-        self._link.assign(job, choose_route(self._task.model, self._settings, self._equipment.upstream))
-        with self._state:
-            self._served = True
+        """From here on it can be adopted; but one that is to build the setup, once that is done."""
+        builds = job["setup"] is not None and not job["setup"]["kept"]
+        route = choose_route(self._task.model, self._settings, self._equipment.upstream)
+        self._link.assign(job, route, Mask(self._environment.secrets), self._setup if builds else None)
+        if not builds:
+            self._let_be_adopted()
         sandbox.serve(self._link)
+
+    def _let_be_adopted(self) -> None:
+        """Whoever serves it next needs nothing of what this worker was doing for it."""
+        with self._state:
+            current = self._current
+            if self._closed or current is None:
+                return
+            current.mark_served(self._environment.fingerprint)
+            self._served = True
 
     def _when_cold_ends(self, ended: Exit) -> None:
         self._on_death(ended)

@@ -5,8 +5,9 @@ process that is started in its place, as it takes its own lock; and its siblings
 that nobody holds. `infra.tasks.takeover` has the states of a sandbox, who may move it, and who dies when.
 
 What is adopted: a task whose sandbox runs, whose loop may have its job (`directory.mark_served`), and whose worker had
-our protocol, our runtime and our kind of sandbox; as many as there are seats for. The rest resumes from its records:
-the successor gives it back to pending at once, a sibling leaves it to the successor, or else to the sweep.
+our protocol, our runtime and our kind of sandbox; as many as there are seats for. One that still builds its project's
+setup is not: what the dead worker had got of that is lost. The rest resumes from its records: the successor gives it
+back to pending at once, a sibling leaves it to the successor, or else to the sweep.
 
 The loop notices a pause. Its requests break or are refused until the adopter listens on the same link; then it asks
 again. A model call that was in the air is counted as lost and made once more, as the next try of its step. A tool call

@@ -32,6 +32,7 @@ from workers.attempt import Attempt, Equipment
 from workers.departure import Departure
 from workers.endings import Cancelled, HandOver, Lost
 from workers.heir import Heir
+from workers.image_desk import ImageDesk
 from workers.lifetime import Lifetime
 from workers.open_files import allow_open_files
 from workers.pool import Pool
@@ -79,7 +80,7 @@ class WorkerHost:
         self.worker_id: UUID | None = None
         self._sweeper = Sweeper(services, driver, may_act=self._lifetime.may_judge)
         self._room = Room(services, worker=name)
-        self._desks = (self._see_to_pull_requests,) * DESKS
+        self._desks = (*(self._see_to_pull_requests,) * DESKS, self._look_at_images)
 
     # ---- coming and going --------------------------------------------------------------------------------------
 
@@ -207,6 +208,9 @@ class WorkerHost:
 
     def _see_to_pull_requests(self) -> None:
         Desk(self._services).run(self._draining)
+
+    def _look_at_images(self) -> None:
+        ImageDesk(self._services, self._driver).run(self._draining)
 
     # ---- authority ---------------------------------------------------------------------------------------------
 

@@ -49,12 +49,21 @@ _LONG_S = 3600.0
 class LinkedSandbox:
     """One sandbox and the worker's end of its link. `hold`: this process's claim on it before a row names it."""
 
-    def __init__(self, driver: Driver, run_dir: Path, bundle: Path, sandbox_id: str, hold: Hold | None = None) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        run_dir: Path,
+        bundle: Path,
+        sandbox_id: str,
+        hold: Hold | None = None,
+        *,
+        image: str | None = None,
+    ) -> None:
         self.id = sandbox_id
         self._driver = driver
         self._run_dir = run_dir.absolute()
         self._hold = hold
-        self._spec = SandboxSpec(sandbox_id, directory.path_of(self._run_dir, sandbox_id), bundle)
+        self._spec = SandboxSpec(sandbox_id, directory.path_of(self._run_dir, sandbox_id), bundle, image)
         self._server: LinkServer | None = None
         self._egress: EgressServer | None = None
         self._sandbox: Sandbox | None = None
@@ -117,8 +126,11 @@ class LinkedSandbox:
     def serve(self, link: Link) -> None:
         """It belongs to this link's attempt, and its loop gets the job."""
         assert self._server is not None  # it was opened  # noqa: S101
-        directory.mark_served(self._spec.directory)
         self._server.serve(link)
+
+    def mark_served(self, environment: str) -> None:
+        """From now on it can be adopted by who knows this environment (`Environment.fingerprint`)."""
+        directory.mark_served(self._spec.directory, environment)
 
     def open_egress(
         self,

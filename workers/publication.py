@@ -17,6 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
+from infra.errors import TaskFailedError
 from infra.services import Services
 from infra.tasks import pull_requests, records
 from infra.tasks.log import TaskRow
@@ -26,6 +27,7 @@ from workers.git.publish import publish, remote_head
 from workers.git.repo import TaskRepo
 from workers.pull_requests.defused import defused, one_line
 from workers.pull_requests.desk import Desk
+from workers.relay.masking import Mask
 from workers.workspace import Workspace, Workspaces
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,8 @@ class Work:
     repo: TaskRepo
     tree: str
     when: datetime
+    secrets: list[str]
+    """Names of the project's secrets whose values the changes hold."""
 
 
 class Publisher:
@@ -51,8 +55,8 @@ class Publisher:
         self._lease = lease
         self._task = task
 
-    def keep_patch(self, workspace: Workspace, scratch: Path) -> Work | None:
-        """Store the diff against the base, so that the work can be had whatever becomes of the push.
+    def keep_patch(self, workspace: Workspace, scratch: Path, mask: Mask) -> Work | None:
+        """Store the diff against the base, masked, so that the work can be had whatever becomes of the push.
 
         None when nothing was recorded since the last push.
         """
@@ -66,8 +70,8 @@ class Publisher:
         repo.check_tree(tree)
         stat = repo.stat(workspace.base, tree)
         diff = repo.diff(workspace.base, tree)
-        self._save(workspace.base, tree, diff, (stat.files_changed, stat.insertions, stat.deletions))
-        return Work(repo, tree, self._recorded_at())
+        self._save(workspace.base, tree, mask.in_bytes(diff), (stat.files_changed, stat.insertions, stat.deletions))
+        return Work(repo, tree, self._recorded_at(), mask.found_in(_added(diff)))
 
     def push(self, workspace: Workspace, work: Work) -> None:
         """Commit the tree and push it to the task's branch. A repeat changes nothing.
@@ -78,6 +82,8 @@ class Publisher:
         """
         if not work.repo.stat(workspace.head, work.tree).files_changed:
             return
+        if work.secrets:
+            raise _holds(work.secrets)
         sha = work.repo.commit(work.tree, workspace.head, _message(self._task.id, self._task.prompt), work.when)
         expected = self._remote_head(workspace)
         with self._services.tasks.transaction() as tx:
@@ -123,6 +129,19 @@ class Publisher:
         with self._services.database.begin() as connection:
             when: datetime = records.trees(connection, self._task.id)[-1].created_at
         return when
+
+
+def _added(diff: bytes) -> bytes:
+    """The lines that a diff adds, names of files included."""
+    return b"\n".join(line[1:] for line in diff.split(b"\n") if line.startswith(b"+"))
+
+
+def _holds(names: list[str]) -> TaskFailedError:
+    return TaskFailedError(
+        f"the changes hold the value of {', '.join(names)}: nothing was pushed",
+        hint="The diff shows where, as ***. Tell the agent in a message to take it out; then it is pushed.",
+        code="secret_in_changes",
+    )
 
 
 def _message(task_id: UUID, prompt: str) -> str:

@@ -25,6 +25,7 @@ from infra.services import Services
 from infra.tasks import ownership, turns
 from workers.sandbox.base import Driver
 from workers.sandbox.hold import held_ids, unless_held
+from workers.setups import SetupStore
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Sweeper:
         self._may_act = may_act
         self._run_dir = services.settings.run_dir
         self._scratch = self._run_dir / "t"
+        self._setups = SetupStore(services.settings)
 
     def run(self) -> None:
         """For ever, on a thread of its own."""
@@ -54,6 +56,7 @@ class Sweeper:
             if rounds % _LEFTOVERS_EVERY == 0:
                 self._try(self.remove_leftovers)
                 self._try(self.forget_old)
+                self._try(self._setups.sweep)
             if rounds % _SECRETS_EVERY == 0:
                 self._try(self.rotate_secrets)
             rounds += 1

@@ -9,9 +9,12 @@ from uuid import UUID
 
 from sqlalchemy import select
 
-from agent_runtime.protocol import VERSION, Job, Limits
+from agent_runtime.protocol import VERSION, Job, Limits, Setup
 from infra.agents import AGENTS, AgentDefinition
-from infra.egress import Egress, in_words
+from infra.egress import Egress
+from infra.egress import in_words as egress_in_words
+from infra.environment import Environment
+from infra.environment import in_words as environment_in_words
 from infra.services import Services
 from infra.settings import Settings
 from infra.tables import Project
@@ -39,10 +42,25 @@ class Workspace:
     mirror: Mirror
     url: str
     credentials: Credentials | None
+    branch: str
     base: str
     head: str
     fetch_ms: float
     """What it took to bring the mirror up to date."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the project gives this attempt besides its repository."""
+
+    egress: Egress
+    environment: Environment
+    setup: Setup | None
+
+    @property
+    def words(self) -> str:
+        """For the agent's instructions."""
+        return " ".join(filter(None, (egress_in_words(self.egress), environment_in_words(self.environment))))
 
 
 class Workspaces:
@@ -65,12 +83,13 @@ class Workspaces:
         began = time.monotonic()
         mirror = self._mirrors.refresh(task.project_id, url, credentials, progress=progress.report, commits=known)
         fetch_ms = (time.monotonic() - began) * 1000
-        base = task.base_sha
+        base, branch = task.base_sha, task.base_branch
         if base is None:
             branch, base = mirror.resolve(task.base_branch)
             with self._services.tasks.single_statement() as tx:
                 records.record_base(tx, lease, base_branch=branch, base_sha=base)
-        return Workspace(mirror, url, credentials, base, task.head_sha or base, fetch_ms)
+        branch = branch or mirror.default_branch()
+        return Workspace(mirror, url, credentials, branch, base, task.head_sha or base, fetch_ms)
 
     def fill(self, workspace: Workspace, task_id: UUID, target: Path, scratch: Path) -> str | None:
         """Put the objects of the repo, and of the work so far, into `target/objects`.
@@ -106,7 +125,7 @@ class Workspaces:
         with self._services.database.read() as connection:
             return records.last_tree(connection, task_id)
 
-    def job(self, lease: Lease, task: TaskRow, *, base: str, head: str, tree: str | None, egress: Egress) -> Job:
+    def job(self, lease: Lease, task: TaskRow, *, base: str, head: str, tree: str | None, given: Given) -> Job:
         """What `GET /job` answers."""
         agent = AGENTS[task.agent]
         with self._services.database.read() as connection:
@@ -126,9 +145,11 @@ class Workspaces:
             "steps": steps,
             "calls": calls,
             "inbox": inbox,
-            "agent": agent.as_job(in_words(egress)),
+            "agent": agent.as_job(given.words),
             "limits": _limits(agent, self._settings),
-            "egress": egress != "none",
+            "egress": given.egress != "none",
+            "environment": {**given.environment.variables, **given.environment.secrets},
+            "setup": given.setup,
             "cancel": False,
             "unread": len(inbox),
         }

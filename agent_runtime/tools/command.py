@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import NamedTuple
 
 from agent_runtime.protocol import Limits
+from agent_runtime.sandbox_paths import Paths
 from agent_runtime.tools.process import Finished, run_bounded
 from agent_runtime.tools.specification import Args, Context, Output, Tool
 
 SHELLS = ("/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash", "/bin/sh")
+SCRIPT_OUTPUT_BYTES = 48 * 1024
 
 
 def command_timeout_s(limits: Limits, args: Args) -> float:
@@ -31,13 +34,29 @@ def proxy_environment(proxy: str) -> dict[str, str]:
     return {**names, **{name.lower(): value for name, value in names.items()}}
 
 
+class Script(NamedTuple):
+    """How a script ended: `failure` is empty when it went well."""
+
+    failure: str
+    output: str
+
+
+def run_script(paths: Paths, script: str, environment: dict[str, str], timeout_s: float) -> Script:
+    """Run a script of the project in the workspace, as commands are; the first command of it that fails ends it."""
+    shell = next(path for path in SHELLS if os.access(path, os.X_OK))
+    given = {**paths.environment(), **environment}
+    finished = run_bounded([shell, "-e", "-c", script], paths.repo, given, timeout_s, SCRIPT_OUTPUT_BYTES)
+    well = finished.timed_out_after_s is None and finished.code == 0
+    return Script("" if well else _ending(finished).strip("[]"), finished.output.text())
+
+
 def run_command(context: Context, args: Args) -> Output:
     shell = next(path for path in SHELLS if os.access(path, os.X_OK))
     os.makedirs(context.paths.repo, exist_ok=True)
     finished = run_bounded(
         [shell, "-c", args["command"]],
         context.paths.repo,
-        {**context.paths.environment(), **proxy_environment(context.proxy)},
+        {**context.paths.environment(), **context.environment, **proxy_environment(context.proxy)},
         min(command_timeout_s(context.limits, args), context.time_left_s),
         context.limits["output_bytes"],
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Dict, NamedTuple
 
 from agent_runtime.protocol import Limits
 from agent_runtime.sandbox_paths import Paths
 
-Args = dict[str, Any]
+Args = Dict[str, Any]
 
 
 class Output(NamedTuple):
@@ -27,12 +27,14 @@ class Context(NamedTuple):
     """What a tool's function works with. `time_left_s` is what the whole task has left.
 
     `proxy` is the address by which commands reach what the task may reach; empty when that is nothing.
+    `environment` holds variables that commands get besides the sandbox's own.
     """
 
     paths: Paths
     limits: Limits
     time_left_s: float
     proxy: str = ""
+    environment: dict[str, str] = {}  # noqa: RUF012  (never changed)
 
 
 class Tool(NamedTuple):

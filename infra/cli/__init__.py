@@ -23,6 +23,7 @@ _COMMANDS = {
     "cancel": "tasks",
     "egress": "egress",
     "pr": "pull_request",
+    "project": "project",
     "token": "token",
     "limits": "limits",
     "doctor": "doctor",

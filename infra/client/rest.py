@@ -28,6 +28,7 @@ Json = dict[str, Any]
 TIMEOUT_S = 30.0
 PATIENCE_S = 10.0
 MAX_EGRESS_RECORDS = 100_000
+MAX_PROJECTS = 10_000
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -89,8 +90,16 @@ class Client:
         self._http.close()
 
     def create_project(self, **project: object) -> Json:
-        """`repo_url`, and what the repo needs: `git_username`, `git_token`, `egress`."""
+        """`repo_url`, and what the repo needs: `git_username`, `git_token`, `egress`, `image`, `secrets` …"""
         return self._json("POST", "/v1/projects", json={k: v for k, v in project.items() if v is not None})
+
+    def projects(self) -> list[Json]:
+        """Newest first."""
+        return self._list("/v1/projects", limit=MAX_PROJECTS)
+
+    def change_project(self, project_id: str, **changes: object) -> Json:
+        """What is left out stays; None takes away."""
+        return self._json("PATCH", f"/v1/projects/{project_id}", json=changes)
 
     def submit(self, **task: object) -> Json:
         """Send a task: `repo_url` or `project_id`, `prompt`, `base_branch`, `model`, `budget_usd`; None is left out."""

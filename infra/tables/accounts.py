@@ -98,12 +98,43 @@ class Project(Base):
     """What its sandboxes may reach: a word, or a list of hosts; see `infra.egress`."""
     pull_request: Mapped[str] = mapped_column(server_default=text("'on_request'"))
     """When a task gets a pull request: never, on_request or always."""
+    image: Mapped[str | None]
+    """Of its sandboxes, in normal form (`infra.environment.check_image`); null: FARHAND_AGENT_IMAGE."""
+    setup_script: Mapped[str | None]
+    variables: Mapped[Any] = mapped_column(JSONB, server_default=text("'{}'"))
+    """Name to value, for commands."""
+    secrets: Mapped[Any] = mapped_column(JSONB, server_default=text("'{}'"))
+    """Name to value, for commands; each value is sealed by the key ring."""
     created_at: Mapped[CreatedAt]
 
     __table_args__ = (
         CheckConstraint("pull_request in ('never','on_request','always')", name="pull_request"),
         UniqueConstraint("user_id", "repo_url"),
         Index("ix_projects_user_id_id", "user_id", "id"),
+    )
+
+
+class Image(Base):
+    """An image that somebody wants to name in a project, and what a worker found of it: see `infra.images_asked`."""
+
+    __tablename__ = "images"
+
+    reference: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[str]
+    error: Mapped[Json | None]
+    """Why it was refused: `{code, message, hint}`."""
+    requested_by: Mapped[UUID | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"), index=True)
+    requested_at: Mapped[Moment]
+    token: Mapped[UUID | None]
+    """Of the worker that looks at it now."""
+    not_before: Mapped[Moment | None]
+    """Nobody may take it up (again) before."""
+    tries: Mapped[int] = mapped_column(server_default=text("0"))
+
+    __table_args__ = (
+        CheckConstraint("state in ('checking','ready','refused')", name="state"),
+        CheckConstraint("(state = 'refused') = (error is not null)", name="error"),
+        Index("ix_images_checking", "requested_at", postgresql_where=text("state = 'checking'")),
     )
 
 

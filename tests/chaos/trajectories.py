@@ -32,7 +32,16 @@ def held(turn: dict[str, Any], gate: str, *, after: int = 0) -> dict[str, Any]:
 WAIT = command("until [ -e /tmp/go ]; do sleep 0.03; done; echo two >> counter", timeout_s=300)
 LOOK = command("cat counter; echo three >> counter")
 
+SEEN = 'cat .venv/id /opt/marker; echo "$MODE"; echo "password $TEST_PASSWORD"'
+EQUIPPED = [
+    command(f"{SEEN}; echo one >> counter"),
+    command(f"until [ -e /tmp/go ]; do sleep 0.03; done; {SEEN}; echo two >> counter", timeout_s=300),
+    command(f"{SEEN}; echo three >> counter"),
+    DONE,
+]
+
 TRAJECTORIES: dict[str, list[Any]] = {
+    **dict.fromkeys(("equipped", "host-lost", "changed", "building"), EQUIPPED),
     "plain": [count("one"), DONE],
     "tool": [count("one"), command("echo two >> counter; exec sleep 31301", timeout_s=300), LOOK, DONE],
     "result": [

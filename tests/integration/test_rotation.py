@@ -41,7 +41,7 @@ def answer(world: World, key: str, sealed: bytes) -> None:
         connection.execute(insert(IdempotencyKey).values(**values, sealed=sealed))
 
 
-def sealed(world: World, column: Any) -> list[bytes]:
+def sealed(world: World, column: Any) -> list[Any]:
     with world.services.database.read() as connection:
         return list(connection.execute(select(column).where(column.is_not(None))).scalars())
 
@@ -57,6 +57,20 @@ def test_everything_comes_under_the_first_key(world: World) -> None:
     assert {NEW.decrypt(one) for one in tokens} == {f"token {number}" for number in range(7)}
     assert {NEW.decrypt(one) for one in answers} == {f"answer {number}" for number in range(7)}
     assert rotate_secrets(world.services.database, ROTATING, page=3) == 0
+
+
+def test_each_secret_of_an_environment_comes_under_the_first_key(world: World) -> None:
+    with world.services.database.begin() as connection:
+        values = {"id": new_id(), "user_id": world.user_id, "repo_url": str(new_id()), "name": "r"}
+        secrets = {"OLD": OLD.encrypt("an old secret").decode(), "NEW": NEW.encrypt("a new secret").decode()}
+        connection.execute(insert(Project).values(**values, secrets=secrets))
+    assert rotate_secrets(world.services.database, ROTATING) == 1
+    (kept,) = (one for one in sealed(world, Project.secrets) if one)
+    assert kept["NEW"] == secrets["NEW"]
+    assert {name: NEW.decrypt(one.encode()) for name, one in kept.items()} == {
+        "OLD": "an old secret",
+        "NEW": "a new secret",
+    }
 
 
 def test_what_no_key_opens_stays_and_is_told(world: World, caplog: pytest.LogCaptureFixture) -> None:

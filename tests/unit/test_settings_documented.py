@@ -23,6 +23,7 @@ def variable(field: str) -> str:
 def test_setting_is_documented(field: str) -> None:
     info = Settings.model_fields[field]
     default = info.default.get_secret_value() if isinstance(info.default, SecretStr) else info.default
+    default = ",".join(default) if isinstance(default, tuple) else default
     shown = "-" if default in ("", None, ()) else f"`{default}`"
     assert ROWS[variable(field)][2] == shown
     assert ROWS[variable(field)][3] == info.description

@@ -7,6 +7,7 @@ we don't know pass through too.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from infra.models import Usage
@@ -22,7 +23,9 @@ class StreamBrokenError(Exception):
 class Assembly:
     """Feed it each event in order; `response` is complete once `done`."""
 
-    def __init__(self) -> None:
+    def __init__(self, clean: Callable[[Any], Any] = lambda value: value) -> None:
+        """`clean` is applied to the arguments of tools: JSON can say a character in more ways than one."""
+        self._clean = clean
         self.done = False
         self._message: dict[str, Any] | None = None
         self._blocks: list[dict[str, Any]] = []
@@ -92,7 +95,7 @@ class Assembly:
         if text:
             # An answer that was cut at max_tokens may hold half an argument list; the loop answers such a call
             # with an error, so what is kept only has to be valid.
-            self._blocks[index]["input"] = _json_object(text)
+            self._blocks[index]["input"] = self._clean(_json_object(text))
 
 
 def stream_events(response: dict[str, Any], *, model: str, message_id: str) -> list[StreamEvent]:

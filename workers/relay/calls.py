@@ -36,6 +36,7 @@ from infra.tasks.transitions import Lease
 from workers.relay.assemble import Assembly, StreamBrokenError, StreamEvent
 from workers.relay.deltas import DeltaPublisher
 from workers.relay.failures import TryFailedError
+from workers.relay.masking import Mask
 from workers.relay.routes import Route
 
 log = logging.getLogger(__name__)
@@ -61,8 +62,9 @@ class Ask:
 class ModelCaller:
     """Makes the model calls of one attempt, one at a time."""
 
-    def __init__(self, services: Services, lease: Lease, route: Route, *, agent: str) -> None:
+    def __init__(self, services: Services, lease: Lease, route: Route, *, agent: str, mask: Mask | None = None) -> None:
         self._agent = agent
+        self._mask = mask or Mask()
         self._services = services
         self._settings = services.settings
         self._lease = lease
@@ -140,10 +142,12 @@ class ModelCaller:
         forward: Callable[[StreamEvent], None],
         deadline: float,
     ) -> tuple[Assembly, StreamEvent]:
-        assembly = Assembly()
+        assembly = Assembly(self._mask.deep)
         name = message_id(ask.step, held.try_)
         with DeltaPublisher(self._services.bus, self._lease.task_id, name) as deltas:
-            stream = self._route.stream(ask.step, request, deadline)
+            said = self._route.stream(ask.step, request, deadline)
+            # Masked before anybody sees it: what is recorded, published and executed is one and the same.
+            stream = self._mask.stream(said)
             try:
                 for event in stream:
                     _feed(assembly, event)
@@ -153,7 +157,7 @@ class ModelCaller:
                     deltas.feed(event)
                     forward(event)
             except BaseException:
-                stream.close()  # the loop is gone, or the lease: the rest of the answer would be paid for nothing
+                said.close()  # the loop is gone, or the lease: the rest of the answer would be paid for nothing
                 raise
         raise TryFailedError("the stream ended before message_stop", accepted=True)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from agent_runtime.protocol import Call, Calls, Finish, InboxMessage, Job, Result, StepRecord
+from agent_runtime.protocol import Call, Calls, Finish, InboxMessage, Job, Result, SetupDone, StepRecord
 from infra.errors import AuthorityLostError, FarhandError, InvalidInputError, TaskFailedError
 from infra.services import Services
 from infra.tasks import records
@@ -25,7 +25,9 @@ from workers.git.repo import MAX_PACK_BYTES, checked_id
 from workers.relay import asked
 from workers.relay.assemble import StreamEvent, stream_events
 from workers.relay.calls import Ask, ModelCaller
+from workers.relay.masking import Mask
 from workers.relay.routes import Route
+from workers.relay.setup_intake import SetupIntake, SetupResult
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +75,8 @@ class Link:
         """Whether the sandbox has said anything since it got its job."""
         self._closed = threading.Event()
         self._job: Job | None = None
+        self._mask = Mask()
+        self._setup = SetupIntake()
         self._caller: ModelCaller | None = None
         self._max_tokens = 0
         self._model_call = threading.Lock()
@@ -85,12 +89,17 @@ class Link:
 
     # ---- by the runner -----------------------------------------------------------------------------------------
 
-    def assign(self, job: Job, route: Route) -> None:
-        """The workspace is in place. Called before a server serves this link; again when a sandbox is replaced."""
+    def assign(self, job: Job, route: Route, mask: Mask | None = None, setup: SetupResult | None = None) -> None:
+        """The workspace is in place. Called before a server serves this link; again when a sandbox is replaced.
+
+        What `mask` knows is in nothing that is recorded, published or sent to the model from now on.
+        """
+        self._mask = mask or Mask()
+        self._setup = SetupIntake(setup)
         self._job = job
         self._steps = {record["step"]: record for record in job["steps"]}
         self._max_tokens = job["agent"]["max_tokens"]
-        self._caller = ModelCaller(self._services, self._lease, route, agent=job["agent"]["name"])
+        self._caller = ModelCaller(self._services, self._lease, route, agent=job["agent"]["name"], mask=self._mask)
 
     def close(self) -> None:
         """The attempt is over: a model call that is still in the air is given up at its next event."""
@@ -123,8 +132,9 @@ class Link:
         request is answered from that record.
         """
         self._on_work()
+        self._setup.end()
         events: queue.SimpleQueue[StreamEvent | BaseException] = queue.SimpleQueue()
-        request = asked.read_request(body, self._steps)
+        request = self._mask.deep(asked.read_request(body, self._steps))
         threading.Thread(
             target=self._call_model, args=(step, request, inbox, events), name=f"step {step}", daemon=True
         ).start()
@@ -136,6 +146,7 @@ class Link:
         Raises:
             InvalidInputError: the model made no such call.
         """
+        self._setup.end()
         calls = self._as_recorded(calls)
         with self._services.tasks.single_statement() as tx:
             row = records.record_calls(tx, self._lease, calls)
@@ -143,10 +154,19 @@ class Link:
 
     def results(self, result: Result, pack: bytes) -> None:
         """Record a result. Raises InvalidInputError, and TaskFailedError when the task's changes are too much."""
-        result, limit = _bounded(result, pack), self._services.settings.task_work_bytes
+        result, limit = _bounded(result, pack, self._mask), self._services.settings.task_work_bytes
         with self._services.tasks.single_statement() as tx:
             row = records.record_result(tx, self._lease, result, pack, limit=limit)
         self._see(row)
+
+    def setup_part(self, offset: int, data: bytes) -> None:
+        """A piece of what the project's setup script left. Raises as `SetupResult.part`."""
+        self._setup.part(offset, data)
+
+    def setup_done(self, done: SetupDone) -> None:
+        """All of it has come. Raises as `SetupResult.done`, AuthorityLostError."""
+        self._prove()
+        self._setup.done({**done, "not_kept": [self._mask.text(str(name)) for name in done["not_kept"]]})
 
     def finish(self, finish: Finish) -> bool:
         """Accept the loop's end. False while a user message waits that no step contains."""
@@ -154,7 +174,8 @@ class Link:
         self._see(row)
         if finish["error"] is None and row.unread > 0:
             return False
-        self._on_finish({**finish, "final_message": finish["final_message"][:MAX_FINAL_CHARS]})
+        final = self._mask.text(finish["final_message"])[:MAX_FINAL_CHARS]
+        self._on_finish({**finish, "final_message": final, "error": self._mask.deep(finish["error"])})
         return True
 
     def lost(self) -> None:
@@ -238,7 +259,7 @@ def _call(index: int, use: dict[str, Any]) -> Call:
     return {"index": index, "tool_use_id": use["id"], "tool": use["name"], "args": use["input"]}
 
 
-def _bounded(result: Result, pack: bytes) -> Result:
+def _bounded(result: Result, pack: bytes, mask: Mask) -> Result:
     """As far as it can be kept. Raises InvalidInputError for what no runtime of ours sends."""
     if len(pack) > MAX_PACK_BYTES:
         raise InvalidInputError(f"a pack of {len(pack):,} bytes; {MAX_PACK_BYTES:,} are taken")
@@ -249,13 +270,14 @@ def _bounded(result: Result, pack: bytes) -> Result:
     for name in ("tree", "parent"):
         if given[name] is not None:
             checked_id(given[name])
-    cut = len(result["output"]) > MAX_OUTPUT_CHARS
+    output = mask.output(result["output"])
+    cut = len(output) > MAX_OUTPUT_CHARS
     return {
         **result,
-        "output": result["output"][:MAX_OUTPUT_CHARS],
+        "output": output[:MAX_OUTPUT_CHARS],
         "truncated": bool(result["truncated"]) or cut,
         "is_error": bool(result["is_error"]),
-        "left_out": [str(name)[:1000] for name in result["left_out"][:100]],
+        "left_out": [mask.text(str(name))[:1000] for name in result["left_out"][:100]],
     }
 
 

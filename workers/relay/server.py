@@ -22,7 +22,15 @@ from gevent.pywsgi import WSGIServer
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.wrappers import Request, Response
 
-from agent_runtime.protocol import HEADER_CANCEL, HEADER_INBOX, HEADER_STEP, HEADER_UNREAD, SOCKET, Failure
+from agent_runtime.protocol import (
+    HEADER_CANCEL,
+    HEADER_INBOX,
+    HEADER_OFFSET,
+    HEADER_STEP,
+    HEADER_UNREAD,
+    SOCKET,
+    Failure,
+)
 from infra.errors import (
     AuthorityLostError,
     BudgetExceededError,
@@ -173,6 +181,16 @@ def _post_results(link: Link, request: Request) -> Response:
     return _json({})
 
 
+def _post_setup_part(link: Link, request: Request) -> Response:
+    link.setup_part(int(request.headers[HEADER_OFFSET]), request.get_data())
+    return _json({})
+
+
+def _post_setup_done(link: Link, request: Request) -> Response:
+    link.setup_done(words.read(request.get_data()))
+    return _json({})
+
+
 def _post_finish(link: Link, request: Request) -> Response:
     if link.finish(words.read(request.get_data())):
         return _json({})
@@ -185,6 +203,8 @@ _ROUTES: dict[tuple[str, str], Handler] = {
     ("POST", "/v1/messages"): _post_messages,
     ("POST", "/calls"): _post_calls,
     ("POST", "/results"): _post_results,
+    ("POST", "/setup/part"): _post_setup_part,
+    ("POST", "/setup/done"): _post_setup_done,
     ("POST", "/finish"): _post_finish,
 }
 

@@ -5,6 +5,7 @@ Both drivers pass one suite, `tests/contract/test_sandbox.py`: what is promised 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -41,12 +42,13 @@ class SandboxSpec:
     """What a sandbox is started from. No task in it: a warm one does not know its task yet.
 
     `directory` comes from `directory.make` and holds `link/` and `in/objects/`. `bundle` is the runtime, as
-    `agent_runtime.bundle.write_bundle` returns it.
+    `agent_runtime.bundle.write_bundle` returns it. `image` is an id from `Driver.provide`; None: the deployment's own.
     """
 
     id: str
     directory: Path
     bundle: Path
+    image: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,15 @@ class Driver(Protocol):
 
         Raises:
             EngineUnavailableError, ImageMissingError, SandboxStartError
+        """
+
+    def provide(self, image: str, report: Callable[[int], None]) -> str:
+        """An image that a project names, as what a sandbox can be started from: brought to this host if it is not
+        here, which `report` hears of in percents, and found to have what a sandbox needs. What `report` raises ends it.
+
+        Raises:
+            EngineUnavailableError: worth another try.
+            TaskFailedError: this image is none for sandboxes of this kind; code, message and hint are for its user.
         """
 
     def leftovers(self) -> list[str]:

@@ -30,7 +30,7 @@ BYTES_PER_INODE = 1024
 def container_config(settings: Settings, spec: SandboxSpec, users: Users, deployment: str) -> dict[str, Any]:
     """What `create_container` takes, without its host config."""
     return {
-        "image": settings.agent_image,
+        "image": spec.image or settings.agent_image,
         # The image's own entry point, user and health check would run as root, or be asked for what they do not know.
         "entrypoint": entry_command("python3", RUNTIME, LINK, f"{OBJECTS}/objects", WORK, uids=users),
         "command": [],

@@ -3,6 +3,7 @@
     link/             the worker's sockets. Owned by the worker, open to the loop's group only: the loop connects, and
                       nobody inside can write here, so whoever binds the next socket needs no care about symlinks
     in/objects/pack/  where the worker hard-links packs; everybody inside may read
+    in/setup.tar      what the project's setup script has left, where it has one: a hard link as well
     served            there once a loop may have got its job: from then on another worker can serve it (`mark_served`)
     work/             (sandbox `local` only) the helper's own; in a container this is a tmpfs
 
@@ -19,6 +20,7 @@ import os
 import re
 import secrets
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,9 +112,19 @@ def _make_link(link: Path) -> None:
         link.chmod(0o710)
 
 
-def mark_served(directory: Path) -> None:
-    """Its objects are in place and its job is about to be answered: whoever serves it next finds it whole."""
-    (directory / "served").touch()
+def mark_served(directory: Path, environment: str) -> None:
+    """Its objects are in place and its job is about to be answered: whoever serves it next finds it whole.
+
+    `environment` is the fingerprint of what its commands are given; it tells nothing of that.
+    """
+    (directory / "served").write_text(environment)
+
+
+def served_with(directory: Path) -> str:
+    """The fingerprint; empty where nobody has written one."""
+    with suppress(FileNotFoundError):
+        return (directory / "served").read_text()
+    return ""
 
 
 def was_served(directory: Path) -> bool:

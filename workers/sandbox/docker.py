@@ -10,7 +10,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from workers.sandbox.base import (
 )
 from workers.sandbox.container import DEPLOYMENT_LABEL, SANDBOX_LABEL, container_config, host_config
 from workers.sandbox.engine import Engine, answer, engine_errors
+from workers.sandbox.project_images import ProjectImages
 from workers.sandbox.watch import ExitWatch
 
 log = logging.getLogger(__name__)
@@ -122,6 +123,7 @@ class DockerDriver:
         self._deployment = hashlib.sha256(str(self._run_dir).encode()).hexdigest()[:12]
         self._engine = Engine(ENGINE_TIMEOUT_S)
         self._killer = Engine(KILL_TIMEOUT_S)
+        self._images = ProjectImages(settings, self._engine, deployment=self._deployment, name=self._name)
 
     def check(self) -> None:
         try:
@@ -154,6 +156,9 @@ class DockerDriver:
         with self._start_errors(), engine_errors():
             return str(self._engine.client().inspect_image(self._settings.agent_image)["Id"])
 
+    def provide(self, image: str, report: Callable[[int], None]) -> str:
+        return self._images.provide(image, report)
+
     def leftovers(self) -> list[str]:
         return sorted(self._containers({}) | {*directory.found(self._run_dir)})
 
@@ -161,6 +166,7 @@ class DockerDriver:
         _remove(self._engine, self._name(sandbox_id), directory.path_of(self._run_dir, sandbox_id))
 
     def close(self) -> None:
+        self._images.close()
         self._engine.close()
         self._killer.close()
 

@@ -16,10 +16,11 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from agent_runtime.bundle import entry_command
-from infra.errors import ConfigurationError
+from infra.errors import ConfigurationError, TaskFailedError
 from infra.settings import Settings
 from workers.sandbox import directory, local_processes
 from workers.sandbox.base import DETAIL_BYTES, EngineUnavailableError, Exit, Kind, SandboxSpec, SandboxStartError
@@ -124,6 +125,13 @@ class LocalDriver:
             return self._python()
         except ConfigurationError as error:
             raise SandboxStartError(error.message, hint=error.hint) from error
+
+    def provide(self, image: str, report: Callable[[int], None]) -> str:  # noqa: ARG002  (there is nothing to report)
+        raise TaskFailedError(
+            f"the project names the image {image}, but `local` sandboxes, as this worker's, have none",
+            hint="Take the image out of the project; or start a Docker Engine and use the docker sandbox.",
+            code="image_needs_docker",
+        )
 
     def leftovers(self) -> list[str]:
         return directory.found(self._run_dir)

@@ -17,8 +17,10 @@ from infra.tasks.transitions import Lease
 from tests.standin.model import ModelStandIn
 from tests.world import World
 from workers.relay.link import Link
+from workers.relay.masking import Mask
 from workers.relay.routes import choose_route
 from workers.relay.server import LinkServer
+from workers.relay.setup_intake import SetupResult
 from workers.relay.upstream import Upstream
 
 MODEL = "claude-sonnet-5-5"
@@ -114,9 +116,9 @@ class Attempt:
         self._thread.join()
         self.upstream.close()
 
-    def assign(self) -> None:
+    def assign(self, mask: Mask | None = None, setup: SetupResult | None = None) -> None:
         job: Any = {"protocol": VERSION, "steps": [], "agent": {"name": "coder", "max_tokens": 1000}}
-        self.link.assign(cast("Job", job), self.route)
+        self.link.assign(cast("Job", job), self.route, mask, setup)
         self._assigned.set()
         assert self._served.wait(10)
 

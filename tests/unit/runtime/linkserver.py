@@ -92,6 +92,8 @@ class LinkServer:
         self.calls: list[dict[str, Any]] = []
         self.results: list[dict[str, Any]] = []
         self.packs: list[bytes] = []
+        self.archive = bytearray()
+        self.setups: list[dict[str, Any]] = []
         self.finishes: list[dict[str, Any]] = []
         self.next_status: dict[str, list[int]] = {}
         """Statuses that the next requests to a path get instead of an answer; 0 closes the connection."""
@@ -172,9 +174,14 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self._allowed():
-            {"/v1/messages": self._message, "/calls": self._calls, "/results": self._result, "/finish": self._finish}[
-                self.path
-            ](body)
+            {
+                "/v1/messages": self._message,
+                "/calls": self._calls,
+                "/results": self._result,
+                "/setup/part": self._setup_part,
+                "/setup/done": self._setup_done,
+                "/finish": self._finish,
+            }[self.path](body)
 
     def _allowed(self) -> bool:
         link = self.server.link
@@ -230,6 +237,19 @@ class _Handler(BaseHTTPRequestHandler):
         line, _, pack = body.partition(b"\n")
         self.server.link.results.append(json.loads(line))
         self.server.link.packs.append(pack)
+        self._json(200, {})
+
+    def _setup_part(self, body: bytes) -> None:
+        link = self.server.link
+        assert int(self.headers["Farhand-Offset"]) == len(link.archive)
+        link.archive += body
+        self._json(200, {})
+
+    def _setup_done(self, body: bytes) -> None:
+        """As a worker: what came is where the sandbox reads it from here on."""
+        link = self.server.link
+        link.setups.append(json.loads(body))
+        (link.path.parent.parent / "in" / "setup.tar").write_bytes(link.archive)
         self._json(200, {})
 
     def _finish(self, body: bytes) -> None:
