@@ -14,6 +14,8 @@ from agent_runtime.unix_http import BrokenReply, Connection, Reply
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
+RECONNECT_PAUSE_S = 0.25
+"""To try a socket that nobody listens on costs next to nothing, and whoever adopts us shall be heard at once."""
 
 Headers = dict[str, str]
 Read = Callable[[Reply], Any]
@@ -91,6 +93,7 @@ class Link:
         pause = FIRST_PAUSE_S
         while True:
             self._set_timeout(deadline)
+            longest = LONGEST_PAUSE_S
             try:
                 return self._once(method, path, body, headers or {}, read or _read_json)
             except NotNow as answer:
@@ -98,9 +101,10 @@ class Link:
             except (OSError, BrokenReply, StreamCut) as problem:
                 self._connection.close()
                 self._note_break(problem)
+                longest = RECONNECT_PAUSE_S
             if deadline is not None and time.monotonic() + pause > deadline:
                 raise time_is_up()
-            time.sleep(pause)
+            time.sleep(min(pause, longest))
             pause = min(max(pause, FIRST_PAUSE_S / 2) * 2, LONGEST_PAUSE_S)
 
     def _once(self, method: str, path: str, body: bytes, headers: Headers, read: Read) -> Any:

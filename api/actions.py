@@ -71,9 +71,8 @@ def start_task(services: Services, user_id: UUID, request: StartTask, *, key: st
     """Store a task and wake a worker. `key` makes it idempotent.
 
     Raises:
-        InvalidInputError: and its children, for what no schema can tell (model, repository, budget, agent).
+        InvalidInputError: and its children, for what no schema can tell (model, its key, repository, budget, agent).
         NotFoundError: the project is not there or somebody else's.
-        ConfigurationError: `model_key_missing`.
     """
     agent = _agent(request.agent)
     model = check_model(request.model or agent.model or services.settings.model, services.settings)
@@ -89,6 +88,7 @@ def start_task(services: Services, user_id: UUID, request: StartTask, *, key: st
         model=model,
         base_branch=request.base_branch,
         budget_usd=budget,
+        user_limit=services.settings.max_concurrent_tasks,
     )
     if key is None:
         with services.tasks.single_statement() as tx:
@@ -180,8 +180,11 @@ def _perform(
 
 
 def _rung(services: Services, row: TaskRow) -> Done:
-    """After the doorbells for what the row says now. One too many is harmless: the claim in Postgres decides."""
-    if row.status == Status.PENDING:
+    """After the doorbells for what the row says now. One too many is harmless: the claim in Postgres decides.
+
+    A task beyond its user's limit waits for its turn without one.
+    """
+    if row.status == Status.PENDING and row.enqueued_at is not None:
         services.wake_ups.send(row.id, row.attempt + 1)
     elif row.cancel_requested_at is not None:
         services.bus.ring_cancel(row.id)

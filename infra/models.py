@@ -123,15 +123,15 @@ def check_model(name: str, settings: Settings) -> str:
     """The model name that a task stores: an alias resolved, a replay checked to exist.
 
     Raises:
-        InvalidInputError: `unknown_model`, `unknown_recording`.
-        ConfigurationError: `model_key_missing`: a real model is asked for, and the deployment has no key for it.
+        InvalidInputError: `unknown_model`, `unknown_recording`; `model_key_missing`: a real model is asked for, and
+            the deployment has no key for it.
     """
     if name.startswith(REPLAY_PREFIX):
         recording_path(name, settings)
         return name
     full = model_table(settings.model_prices).resolve(name)
     if not settings.anthropic_api_key.get_secret_value() and not settings.workers_have_model_key:
-        raise ConfigurationError(
+        raise InvalidInputError(
             "this deployment has no model key",
             hint="Set FARHAND_ANTHROPIC_API_KEY (or, where only the workers have it, FARHAND_WORKERS_HAVE_MODEL_KEY)"
             " and restart, or use model replay:<name>.",

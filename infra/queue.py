@@ -6,6 +6,7 @@ result backend, no retries and no countdown. The API sends by task name, so it n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -75,7 +76,14 @@ class WakeUps:
         """Wake a worker for attempt `attempt` of a task. Never blocks, never raises."""
         self.outbox.put((task_id, attempt))
 
-    def _deliver(self, batch: list[tuple[UUID, int]]) -> None:
+    def send_now(self, batch: Sequence[tuple[UUID, int]]) -> None:
+        """The same for many at once, and in the caller's own time. Raises UnavailableError: some may be sent."""
+        try:
+            self._deliver(batch)
+        except (OperationalError, redis.RedisError) as error:
+            raise UnavailableError(f"the queue needs Redis, which does not answer: {error}") from error
+
+    def _deliver(self, batch: Sequence[tuple[UUID, int]]) -> None:
         with self._app.producer_pool.acquire(block=True) as producer:
             for task_id, attempt in batch:
                 self._send(producer, task_id, attempt)

@@ -124,7 +124,9 @@ class Settings(BaseSettings):
     access_token_ttl: int = Field(900, ge=60, description="Life of an access token.")
     refresh_token_ttl: int = Field(30 * 86400, ge=3600, description="Life of a refresh token.")
     auth_rate_limit: str = Field("10/minute", description="Logins, registrations and refreshes of one address.")
-    max_concurrent_tasks: int = Field(10, ge=1, description="Running tasks of one user; more stay pending.")
+    max_concurrent_tasks: int = Field(
+        10, ge=1, description="Running tasks of one user, unless `farhand limits` says otherwise; more stay pending."
+    )
     public_url: str = Field(
         "",
         description="Origin that browsers use, such as `https://farhand.example`; empty: the request's own.",

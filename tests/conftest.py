@@ -7,12 +7,14 @@ import subprocess
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis as redis_client
 
 from infra.services import Services
 from infra.settings import Settings
+from tests.parallel import Lanes, longest_first
 from tests.run_dir import new_run_dir
 from tests.services import Postgres, Redis, make_settings
 from tests.world import World
@@ -92,6 +94,16 @@ def services(settings: Settings) -> Iterator[Services]:
 def world(services: Services) -> World:
     """A user and a project on a fresh database."""
     return World.make(services)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Lanes:
+    return Lanes(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # in a process of xdist
+        longest_first(items)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

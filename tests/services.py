@@ -6,6 +6,7 @@ As root Postgres runs as another user, because it refuses root.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ import tempfile
 import threading
 import uuid
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ SECRET_KEY = "a-key-of-the-test-ring-" + "0" * 32
 _POSTGRES_BIN = pgserver.POSTGRES_VERSIONS[pgserver.TARGET_POSTGRES_VERSION]
 _POSTGRES_USER = "pgserver"
 _TEMPLATE = "farhand_template"
+_OWN_PORTS = range(15_000, 30_000)
 
 
 class Server:
@@ -205,10 +208,15 @@ def _memory() -> str | None:
 
 
 def free_port() -> int:
-    """A port of loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of loopback that was free a moment ago.
+
+    It is none of those that the kernel gives to outgoing connections: a server that a test stops finds it free again.
+    """
+    for port in random.sample(_OWN_PORTS, k=100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError(f"none of 100 ports between {_OWN_PORTS[0]} and {_OWN_PORTS[-1]} is free")
 
 
 def _as_user(user: str | None) -> dict[str, Any]:

@@ -23,30 +23,48 @@ class World:
     services: Services
     user_id: UUID
     project_id: UUID
+    repo_url: str = "https://git.example.invalid/r"
 
     @classmethod
-    def make(cls, services: Services, *, repo_url: str = "https://git.example.invalid/r") -> World:
+    def make(cls, services: Services, *, repo_url: str = repo_url) -> World:
         bare = cls(services, UUID(int=0), UUID(int=0))
         user_id = bare.another_user()
         with services.database.begin() as connection:
             project = {"id": new_id(), "user_id": user_id, "repo_url": repo_url, "name": "r"}
             project_id = connection.execute(insert(Project).values(project).returning(Project.id)).scalar_one()
-        return cls(services, user_id, project_id)
+        return cls(services, user_id, project_id, repo_url)
 
     def task(self, *, budget: str = "5", user_id: UUID | None = None, model: str = "replay:x") -> UUID:
         new = NewTask(
             user_id=user_id or self.user_id,
             project_id=None if user_id else self.project_id,
-            repo_url="https://git.example.invalid/r",
+            repo_url=self.repo_url,
             prompt="make the failing test pass",
             agent="coder",
             model=model,
             base_branch=None,
             budget_usd=Decimal(budget),
+            user_limit=100,
         )
         with self.services.tasks.transaction() as tx:
             task_id: UUID = transitions.create(tx, new).id
         return task_id
+
+    def many_tasks(self, count: int) -> list[UUID]:
+        """Pending tasks of the user in one statement. None of them has a wake-up."""
+        same = {
+            "user_id": self.user_id,
+            "project_id": self.project_id,
+            "repo_url": self.repo_url,
+            "prompt": "p",
+            "agent": "coder",
+            "model": "replay:x",
+            "budget_usd": 1,
+        }
+        tasks = [{"id": new_id(), **same} for _ in range(count)]
+        with self.services.database.begin() as connection:
+            connection.execute(insert(Task), tasks)
+        return [UUID(str(task["id"])) for task in tasks]
 
     def worker(self, ttl: float = 60.0) -> UUID:
         with self.services.database.begin() as connection:
@@ -79,6 +97,10 @@ class World:
         with self.services.database.begin() as connection:
             past = text("now() - interval '1 second'")
             connection.execute(update(Worker).where(Worker.id == worker_id).values(alive_until=past))
+
+    def leave(self, worker_id: UUID, seconds: float = 5.0) -> None:
+        with self.services.database.begin() as connection:
+            ownership.leave(connection, worker_id, seconds=seconds)
 
     def sweep(self) -> list[TaskRow]:
         with self.services.tasks.transaction() as tx:

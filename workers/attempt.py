@@ -6,6 +6,9 @@
 A few attempts start at a time (`starts`), each with sandbox and workspace prepared at the same time. Whoever notices an
 ending first (the loop that is done, the user's cancel, the clock, a lost lease, a shutdown, a dead sandbox) decides;
 the sandbox is dead before anything is recorded about it, so nothing can be written after the end.
+
+An attempt that was taken over from a dead worker (`infra.tasks.takeover`) begins with a loop that runs: it serves that
+loop's link again, and asks for the workspace only when it comes to the end.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from infra.tasks.ownership import MAX_DEATHS
 from infra.tasks.transitions import Lease
 from workers.admission import refuse_unsafe
 from workers.attempt_sandbox import AttemptSandbox
-from workers.endings import Broken, Cancelled, Ending, Finished, HandOver, Lost, OutOfTime, SandboxDied
+from workers.endings import Broken, Cancelled, Ending, Finished, HandOver, Left, Lost, OutOfTime, SandboxDied
 from workers.pool import Pool
 from workers.publication import Publisher
 from workers.relay.link import Link
@@ -75,7 +78,8 @@ class Equipment:
 class Attempt:
     """Runs one claimed task. `run` is called once; `end` may be called from any thread, any number of times."""
 
-    def __init__(self, equipment: Equipment, lease: Lease, task: TaskRow) -> None:
+    def __init__(self, equipment: Equipment, lease: Lease, task: TaskRow, adopted: str | None = None) -> None:
+        """`adopted`: the sandbox of an earlier attempt that goes on in this one."""
         services = equipment.services
         self._services = services
         self._settings = services.settings
@@ -102,7 +106,10 @@ class Attempt:
             on_trouble=lambda error: self.end(Broken(error)),
         )
         self._publisher = Publisher(services, equipment.workspaces, lease, task)
+        self._adopted = adopted
         self._workspace: Workspace | None = None
+        self.is_ending = False
+        """Whether its sandbox's part is over: what is left is ours to do, and soon done."""
         self._preparation = threading.Thread(target=self._prepare, name=f"prepare {task.id}", daemon=True)
         self._known_dead = True
 
@@ -117,7 +124,7 @@ class Attempt:
         """Returns when the ending is recorded (or the lease is gone) and nothing of the sandbox is left."""
         try:
             ending = self._run_sandbox()
-            if not isinstance(ending, Lost):
+            if not isinstance(ending, Lost | Left):
                 self._record(ending)
         except AuthorityLostError:
             log.warning("lost the task to another attempt", extra=self._about("authority_lost"))
@@ -125,21 +132,28 @@ class Attempt:
             self._turn.leave()
             self._clean_up()
 
+    def leave(self) -> bool:
+        """Cut the sandbox's link and let its loop run on, for whoever adopts it. False: there is no loop at work."""
+        return self._sandbox.leave()
+
     # ---- the sandbox -------------------------------------------------------------------------------------------
 
     def _run_sandbox(self) -> Ending:
         try:
             refuse_unsafe(self._services, self._driver, self.task)
-            if self._may_start():
+            if self._adopted is not None:
+                self._sandbox.adopt(self._adopted)
+            elif self._may_start():
                 self._preparation.start()
                 self._sandbox.open()
             ending = self._next_ending()
         except Exception as error:  # noqa: BLE001  (whatever it is, the attempt ends with it)
             ending = Broken(error)
         finally:
+            self.is_ending = True
             # First of all: from here on the sandbox can say nothing more.
             self._known_dead = self._sandbox.close()
-        return ending
+        return Left() if self._sandbox.left else ending
 
     def _may_start(self) -> bool:
         """Once it is this attempt's turn; False when it has ended before."""
@@ -208,10 +222,16 @@ class Attempt:
             case Broken(error):
                 self._break(error)
 
+    def _workspace_at_end(self) -> Workspace | None:
+        """None when the attempt ended before it had one."""
+        if self._workspace is None and self._adopted is not None:
+            self._workspace = self._workspaces.prepare(self.lease, self.task, Progress(self._services, self.lease))
+        return self._workspace
+
     def _complete(self, final_message: str) -> None:
-        workspace = self._workspace
-        assert workspace is not None  # a job was assigned, so there is one  # noqa: S101
         try:
+            workspace = patiently(self._workspace_at_end)
+            assert workspace is not None  # a job was assigned, so there is one  # noqa: S101
             work = patiently(lambda: self._publisher.keep_patch(workspace, self._sandbox.scratch / "out"))
             if work is not None:
                 patiently(lambda: self._publisher.push(workspace, work))
@@ -272,7 +292,8 @@ class Attempt:
 
     def _wait_out(self, error: UnavailableError) -> None:
         """An outage is nobody's fault and counts as no death; the user sees what the task waits for."""
-        said = ("error", {"code": error.code, "message": f"{error.message}; trying again in {OUTAGE_REST_S:.0f} s"})
+        message = f"{error.message}; trying again in {OUTAGE_REST_S:.0f} s. {error.hint}"
+        said = ("error", {"code": error.code, "message": message})
         self._persist(lambda tx: transitions.hand_over(tx, self.lease, "outage", said, rest=OUTAGE_REST_S))
 
     def _count_death(self, error: Failure) -> None:
@@ -282,10 +303,10 @@ class Attempt:
 
     def _keep_patch(self) -> None:
         """The work so far can be read whatever the end was; if even that fails, the end is still recorded."""
-        if self._workspace is None:
-            return
         try:
-            self._publisher.keep_patch(self._workspace, self._sandbox.scratch / "out")
+            workspace = self._workspace_at_end()
+            if workspace is not None:
+                self._publisher.keep_patch(workspace, self._sandbox.scratch / "out")
         except AuthorityLostError:
             raise
         except Exception as error:  # noqa: BLE001

@@ -2,7 +2,9 @@
 
     open       take or start one, and name it in the attempt's row
     hand_job   put the repository's objects in, and answer its `GET /job`. At the same time as `open`, by another thread
+    adopt      in place of these two: go on with the one that the attempt's row names since it was taken over
     close      kill it, cut its link, remove it
+    leave      in place of that: cut its link and let it run on, for who adopts it. Whichever of the two is first, does
 
 A warm sandbox that dies before it has said a word about its job has cost nothing but time, and is replaced by a cold
 one that gets the same job. Every other death is told to whoever runs the attempt.
@@ -17,12 +19,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent_runtime.protocol import Job
+from infra.db import patiently
+from infra.egress import Egress
 from infra.tasks import records
 from infra.tasks.log import TaskRow
 from infra.tasks.transitions import Lease
 from workers.linked_sandbox import LinkedSandbox
-from workers.relay.calls import choose_route
 from workers.relay.link import Link
+from workers.relay.routes import choose_route
 from workers.sandbox import directory
 from workers.sandbox.base import Exit
 from workers.workspace import Workspace
@@ -58,8 +63,11 @@ class AttemptSandbox:
         self._workspace: Workspace | None = None
         self._opened = threading.Event()
         self._closed = False
+        self._served = False
+        self.left = False
+        """Whether it was left to whoever adopts it: then nothing of it may be touched any more."""
         self._state = threading.Lock()
-        """Guards `_current` and `_closed`; held for a moment only."""
+        """Guards `_current`, `_closed`, `_served` and `left`; held for a moment only."""
         self._handing = threading.Lock()
         """Held while a job is handed over, or a dead sandbox replaced."""
 
@@ -87,9 +95,40 @@ class AttemptSandbox:
             if self._current is not None and not self._closed:
                 self._hand(self._current, workspace)
 
+    def adopt(self, sandbox_id: str) -> None:
+        """Raises what is wrong with the task's model. Waits for Postgres however long it is away, as the loop does."""
+        equipment = self._equipment
+        sandbox = LinkedSandbox(equipment.driver, self._settings.run_dir, equipment.bundle, sandbox_id)
+        self._used.append(sandbox)
+        with self._state:
+            self._current = sandbox
+        sandbox.find()
+        sandbox.tell_end(self._on_death)
+        task, workspaces = self._task, equipment.workspaces
+        egress = patiently(lambda: self._open_egress(sandbox))
+        tree = patiently(lambda: workspaces.last_tree(task.id))
+        base = task.base_sha  # of a task whose sandbox was served there is one
+        head = task.head_sha or base
+        job = patiently(lambda: workspaces.job(self._lease, task, base=base, head=head, tree=tree, egress=egress))
+        self._link.heard = True
+        self._serve(sandbox, job)
+        sandbox.listen()
+
+    def leave(self) -> bool:
+        """Whether a loop is at work in it, which goes on without us."""
+        with self._state:
+            if self._closed or not self._served or self._current is None:
+                return False
+            self._closed = self.left = True
+            current = self._current
+        current.let_go()
+        return True
+
     def close(self) -> bool:
         """Returns whether it is known to be dead: from then on it can say nothing more."""
         with self._state:
+            if self.left:
+                return False
             self._closed = True
             current = self._current
         if current is None:
@@ -111,6 +150,8 @@ class AttemptSandbox:
 
     def clean_up(self) -> None:
         """Remove what was written while the sandbox was closed. Nobody hands a job over any more."""
+        if self.left:
+            return
         with self._handing:
             for sandbox in self._used:
                 shutil.rmtree(self._settings.run_dir / "t" / sandbox.id, ignore_errors=True)
@@ -138,15 +179,23 @@ class AttemptSandbox:
     def _hand(self, sandbox: LinkedSandbox, workspace: Workspace) -> None:
         workspaces, task = self._equipment.workspaces, self._task
         tree = workspaces.fill(workspace, task.id, sandbox.objects, self.scratch / "in")
-        egress = sandbox.open_egress(
+        egress = self._open_egress(sandbox)
+        job = workspaces.job(self._lease, task, base=workspace.base, head=workspace.head, tree=tree, egress=egress)
+        self._serve(sandbox, job)
+
+    def _open_egress(self, sandbox: LinkedSandbox) -> Egress:
+        return sandbox.open_egress(
             self._equipment.services,
             self._lease,
-            task.project_id,
+            self._task.project_id,
             suspended=self._equipment.suspended,
             on_lost=self._link.lost,
         )
-        job = workspaces.job(self._lease, task, workspace, tree, egress)
-        self._link.assign(job, choose_route(task.model, self._settings, self._equipment.upstream))
+
+    def _serve(self, sandbox: LinkedSandbox, job: Job) -> None:
+        self._link.assign(job, choose_route(self._task.model, self._settings, self._equipment.upstream))
+        with self._state:
+            self._served = True
         sandbox.serve(self._link)
 
     def _when_cold_ends(self, ended: Exit) -> None:

@@ -45,6 +45,7 @@ def _set_up_logging(**_: Any) -> None:
 
 @worker_init.connect
 def _start_host(sender: Any, **_: Any) -> None:
+    configure_logging(services.settings)  # Celery asks for it later, and adopted tasks begin here
     try:
         _Process.host = WorkerHost(services, choose_driver(services.settings), name=str(sender.hostname))
         _Process.host.start()
@@ -63,18 +64,19 @@ def _say_ready(sender: Any, **_: Any) -> None:
 
 
 @worker_shutting_down.connect
-def _drain(**_: Any) -> None:
+def _drain(sig: str, **_: Any) -> None:
+    """TERM: somebody comes after us. INT and QUIT, as from a terminal: nobody does."""
     if _Process.host is not None:
-        _Process.host.stop()
+        _Process.host.stop(for_good=sig != "SIGTERM")
 
 
 @app.task(name=RUN_ATTEMPT, ignore_result=True)
-def run_attempt(task_id: str) -> None:
-    """Claim a task and run one attempt of it."""
+def run_attempt(task_id: str) -> str | None:
+    """Run an attempt at this task, or at another one whose turn it is. Says which, for who looks at Celery's events."""
     try:
         known = UUID(task_id)
     except (ValueError, TypeError, AttributeError):
         log.warning("a wake-up for %r, which is no task id", task_id, extra={"action": "wake_up_malformed"})
-        return
-    if _Process.host is not None:
-        _Process.host.run(known)
+        return None
+    lease = _Process.host.run(known) if _Process.host is not None else None
+    return None if lease is None else f"{lease.task_id}.{lease.attempt}"

@@ -27,7 +27,12 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class HandOver:
-    """This worker shuts down: give the task to another one."""
+    """This worker shuts down, and nobody comes after it: end the sandbox and give the task to another worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """This worker goes, and has left the sandbox running: write nothing, whoever adopts it goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,4 +54,4 @@ class Broken:
     error: Exception
 
 
-Ending = Finished | Cancelled | Lost | HandOver | OutOfTime | SandboxDied | Broken
+Ending = Finished | Cancelled | Lost | HandOver | Left | OutOfTime | SandboxDied | Broken

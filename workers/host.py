@@ -3,17 +3,17 @@
 Heartbeat   every 3 s the worker's row is pushed forward by the ttl, on a connection of its own.
 Suspended   once its own clock says that the ttl has passed: no model call and no claim until the next heartbeat.
 Swept       a heartbeat that finds the row marked means that every task was given away: kill all, register anew.
-TERM        every attempt is handed over: its sandbox killed, its task pending for another worker. The pool goes.
-KILL        who gets our lock (the process that is started in our place) gives our tasks back at once; else the sweep.
+TERM        the links are cut and the sandboxes left running for our successor. `workers.departure` says how.
+KILL        who gets our lock (the process started in our place, or a sibling) adopts our tasks (`workers.heir`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
 import time
+from collections.abc import Callable
 from uuid import UUID
 
 import redis
@@ -24,17 +24,22 @@ from infra.bus import CANCEL_CHANNEL, connect
 from infra.db import Database
 from infra.errors import AuthorityLostError, UnavailableError
 from infra.services import Services
-from infra.tasks import ownership, transitions
+from infra.tasks import ownership, transitions, turns
 from infra.tasks.log import TaskRow
+from infra.tasks.takeover import Adoption
 from infra.tasks.transitions import Lease
 from workers.attempt import Attempt, Equipment
-from workers.endings import Cancelled, Ending, HandOver, Lost
+from workers.departure import Departure
+from workers.endings import Cancelled, HandOver, Lost
+from workers.heir import Heir
+from workers.lifetime import Lifetime
 from workers.open_files import allow_open_files
 from workers.pool import Pool
-from workers.process_lock import ProcessLock
+from workers.process_lock import first_free_lock
 from workers.pull_requests.desk import Desk
-from workers.relay.calls import open_upstream
+from workers.relay.routes import open_upstream
 from workers.room import Room
+from workers.runs import Runs
 from workers.sandbox.base import Driver
 from workers.starts import Starts
 from workers.sweep import Sweeper
@@ -48,10 +53,8 @@ BEATS_A_TTL = 3
 CANCEL_POLL_S = 1.0
 DESKS = 2
 """Pull requests that one worker sees to at a time, besides those at the end of its attempts."""
-HAND_OVER_S = 6.0
-"""After TERM the attempts have this long to end in good order; then their tasks are given away as they are."""
-DRAIN_S = 8.0
-"""After TERM the process is gone within this time, whatever hangs."""
+SEAT_PATIENCE_S = 1.0
+"""A wake-up waits so long for a seat while adopted tasks sit on them all; then it is another worker's to use."""
 
 
 class WorkerHost:
@@ -65,16 +68,16 @@ class WorkerHost:
         self._pulse = Database(self._settings.database_url, pool_size=1, max_overflow=0)
         self._beat_s = min(HEARTBEAT_S, self._settings.lease_ttl / BEATS_A_TTL)
         self._tick_s = min(CANCEL_POLL_S, self._beat_s)
-        self._runs: dict[UUID, Attempt] = {}
-        """By lease token: two attempts at one task may meet here, when the first was taken from us and returns."""
+        self._runs = Runs(self._settings.worker_slots)
         self._strays: set[UUID] = set()
-        self._changed = threading.Condition()
-        self._draining = threading.Event()
+        self._broken: set[UUID] = set()
+        """Leases of attempts that ended by a bug, and so without a word."""
+        self._departure = Departure(services, self._runs, self._say_left)
+        self._draining = self._departure.begun
         self._gone = threading.Event()
-        self._alive_since = 0.0
-        self._alive_until = 0.0
+        self._lifetime = Lifetime(self._settings.lease_ttl)
         self.worker_id: UUID | None = None
-        self._sweeper = Sweeper(services, driver, may_act=self._has_been_alive)
+        self._sweeper = Sweeper(services, driver, may_act=self._lifetime.may_judge)
         self._room = Room(services, worker=name)
         self._desks = (self._see_to_pull_requests,) * DESKS
 
@@ -86,6 +89,8 @@ class WorkerHost:
         allow_open_files(self._settings.worker_slots + self._settings.warm_sandboxes)
         bundle = write_bundle(self._settings.run_dir / "runtime")
         self._pool = Pool(self._driver, self._settings.run_dir, bundle, self._settings.warm_sandboxes)
+        heir = Heir(self._services, self._driver, self._runs, runtime=bundle.name, adopt=self._adopt)
+        self._runtime = bundle.name
         self._equipment = Equipment(
             self._services,
             Workspaces(self._services),
@@ -96,74 +101,68 @@ class WorkerHost:
             open_upstream(self._settings),
             suspended=self.suspended,
         )
-        self._lock = ProcessLock(self._settings.run_dir)
-        self._register()
-        if self._lock.predecessor is not None:
-            self._sweeper.bury(self._lock.predecessor)
-        for loop in (self._beat, self._listen_for_cancels, self._sweeper.run, self._drain, *self._desks):
-            threading.Thread(target=loop, name=loop.__qualname__, daemon=True).start()
+        self._lock = first_free_lock(self._settings.run_dir)
+        heir.succeed(self._lock, self._register())
+        for loop in (self._beat, self._listen_for_cancels, self._sweeper.run, *self._desks):
+            self._spawn(loop)
+        self._spawn(self._departure.run, self._pool)
+        self._spawn(heir.watch, self._draining, lambda: None if self.suspended() else self.worker_id)
         self._pool.start()
 
-    def stop(self) -> None:
-        """Begin to leave. For signal handlers: under gevent one may run in the hub, where nothing may block."""
-        self._draining.set()
+    def stop(self, *, for_good: bool = False) -> None:
+        """Begin to leave; `for_good`: nobody comes after us. For signal handlers: nothing here blocks."""
+        self._departure.ask(for_good=for_good)
 
-    def _drain(self) -> None:
-        """Once asked to stop: hand over every attempt and be gone within DRAIN_S."""
-        self._draining.wait()
-        threading.Thread(target=self._exit_at_last, name="drain", daemon=True).start()
-        deadline = time.monotonic() + HAND_OVER_S
-        closing = threading.Thread(target=self._pool.close, args=(HAND_OVER_S,), name="close pool", daemon=True)
-        closing.start()
-        self._end_all(HandOver())
-        with self._changed:
-            self._changed.wait_for(lambda: not self._runs, HAND_OVER_S)
-        try:
-            self._let_go()
-        except UnavailableError as error:
-            log.warning("left without a word: %s", error, extra={"action": "drain_unsaid"})
-        closing.join(max(0.0, deadline - time.monotonic()))
-        self._services.bus.outbox.flush(0.5)
-        self._services.wake_ups.outbox.flush(0.5)
-        # Nothing of ours is left to do; Celery's warm shutdown would take seconds to find that out.
-        logging.shutdown()
-        os._exit(0)
+    def _spawn(self, loop: Callable[..., None], *arguments: object) -> None:
+        threading.Thread(target=loop, args=arguments, name=loop.__qualname__, daemon=True).start()
 
-    def _let_go(self) -> None:
-        """Give away what did not end (its sandbox is cut off, and a leftover soon), and say that we are gone."""
-        for attempt in list(self._runs.values()):
-            with self._services.tasks.transaction() as tx:
-                transitions.hand_over(tx, attempt.lease, "handed_over")
+    def _say_left(self, seconds: float) -> None:
         self._gone.set()
         with self._pulse.begin() as connection:
-            ownership.retire(connection, self._registered(), seconds=0)
-
-    def _exit_at_last(self) -> None:
-        time.sleep(DRAIN_S)
-        log.error("something did not end in time: leaving it behind", extra={"action": "drain_forced"})
-        os._exit(1)
+            ownership.leave(connection, self._registered(), seconds=seconds)
 
     # ---- work --------------------------------------------------------------------------------------------------
 
-    def run(self, task_id: UUID) -> None:
-        """Claim a task and run its attempt to the end. A task that is not to be had is left alone."""
-        claimed = self._claim(task_id)
-        if claimed is None:
-            return
-        lease, task = claimed
-        log.info("attempt starts", extra={"action": "attempt_starts", "task_id": task_id, "attempt": lease.attempt})
-        attempt = Attempt(self._equipment, lease, task)
-        with self._changed:
-            self._runs[lease.token] = attempt
+    def run(self, named: UUID) -> Lease | None:
+        """Run one attempt to the end, for a wake-up that names a task: whoever's turn it is. None: nobody's."""
+        if not self._runs.take_seat(SEAT_PATIENCE_S):
+            self._pass_on(named)
+            return None
         try:
+            claimed = self._claim(named)
+            if claimed is None:
+                return None
+            attempt = Attempt(self._equipment, *claimed)
             if self._draining.is_set():
                 attempt.end(HandOver())
-            attempt.run()
+            self._see_through(attempt)
         finally:
-            with self._changed:
-                del self._runs[lease.token]
-                self._changed.notify_all()
-            self._wake_next(task)
+            self._runs.give_seat()
+        return attempt.lease
+
+    def _adopt(self, adoption: Adoption) -> None:
+        """Go on with it in a thread of its own. It has a seat, as the heir took one for it."""
+
+        def run() -> None:
+            try:
+                attempt = Attempt(self._equipment, adoption.lease, adoption.task, adopted=adoption.sandbox_id)
+                self._see_through(attempt)
+            finally:
+                self._runs.give_seat()
+
+        threading.Thread(target=run, name=f"adopted {adoption.task.id}", daemon=True).start()
+
+    def _see_through(self, attempt: Attempt) -> None:
+        about = {"action": "attempt_starts", "task_id": attempt.task.id, "attempt": attempt.lease.attempt}
+        log.info("attempt starts", extra=about)
+        try:
+            with self._runs.entered(attempt):
+                attempt.run()
+        except Exception:
+            self._broken.add(attempt.lease.token)
+            raise
+        finally:
+            self._wake_next()
 
     def _claim(self, task_id: UUID) -> tuple[Lease, TaskRow] | None:
         """None when it is not to be had. While Postgres is away its wake-up waits here, in a slot of no other use."""
@@ -178,34 +177,33 @@ class WorkerHost:
         return None
 
     def _claim_now(self, task_id: UUID) -> tuple[Lease, TaskRow] | None:
-        with self._services.tasks.transaction() as tx:
-            return transitions.claim(
-                tx,
-                task_id,
-                worker_id=self._registered(),
-                worker_name=self._name,
-                sandbox=self._driver.kind,
-                user_limit=self._settings.max_concurrent_tasks,
-            )
+        return turns.claim_next(
+            self._services.tasks,
+            task_id,
+            worker_id=self._registered(),
+            worker_name=self._name,
+            sandbox=self._driver.kind,
+            user_limit=self._settings.max_concurrent_tasks,
+        )
 
     def _pass_on(self, task_id: UUID) -> None:
         """Celery takes one more message after TERM: another worker's sweep shall send it at once."""
         try:
             with self._services.database.begin() as connection:
-                ownership.forget_wake_up(connection, task_id)
+                turns.mark_unsent(connection, task_id)
         except UnavailableError as error:
             log.warning("lost a wake-up: %s", error, extra={"action": "wake_up_lost", "task_id": task_id})
 
-    def _wake_next(self, task: TaskRow) -> None:
-        """What this attempt made possible: the same task again, or the next one of its user."""
+    def _wake_next(self) -> None:
+        """For what this attempt made room for: the same task again, or whoever is first in the line."""
         try:
-            with self._services.database.begin() as connection:
-                waiting = ownership.next_of_user(connection, task.user_id)
+            with self._services.database.read() as connection:
+                waiting = turns.head(connection, user_limit=self._settings.max_concurrent_tasks)
         except UnavailableError as error:
             log.warning("leaving a wake-up to the sweep: %s", error, extra={"action": "wake_up_lost"})
             return
         for task_id, attempt in waiting:
-            self._services.wake_ups.send(task_id, attempt + 1)
+            self._services.wake_ups.send(task_id, attempt)
 
     def _see_to_pull_requests(self) -> None:
         Desk(self._services).run(self._draining)
@@ -214,17 +212,13 @@ class WorkerHost:
 
     def suspended(self) -> bool:
         """Past our own deadline: others may believe that we are dead."""
-        return time.monotonic() >= self._alive_until
-
-    def _has_been_alive(self) -> bool:
-        """Whether heartbeats succeeded for a full ttl: after a Postgres outage everyone looks dead for a moment."""
-        return not self.suspended() and time.monotonic() - self._alive_since >= self._settings.lease_ttl
+        return self._lifetime.suspended()
 
     def _registered(self) -> UUID:
         assert self.worker_id is not None  # before anything can ask for it  # noqa: S101
         return self.worker_id
 
-    def _register(self) -> None:
+    def _register(self) -> UUID:
         started = time.monotonic()
         with self._pulse.begin() as connection:
             worker_id = ownership.register(
@@ -232,12 +226,12 @@ class WorkerHost:
                 name=self._name,
                 slots=self._settings.worker_slots,
                 protocol_version=VERSION,
+                runtime=self._runtime,
                 ttl=self._settings.lease_ttl,
             )
         self.worker_id = worker_id
-        self._lock.name(worker_id)
-        self._alive_since = started
-        self._alive_until = started + self._settings.lease_ttl
+        self._lifetime.beaten(started)
+        return worker_id
 
     def _beat(self) -> None:
         """Until we are gone, also while attempts are handed over: nobody shall take us for dead meanwhile."""
@@ -250,21 +244,23 @@ class WorkerHost:
                 else:
                     self._poll_cancels()
             except UnavailableError as error:
+                self._lifetime.missed()
                 log.warning("no heartbeat: %s", error, extra={"action": "heartbeat_failed"})
             except Exception:
+                self._lifetime.missed()
                 log.exception("a heartbeat broke", extra={"action": "heartbeat_failed"})
 
     def _heartbeat(self, started: float) -> None:
         with self._pulse.begin() as connection:
             beat = ownership.heartbeat(connection, self._registered(), ttl=self._settings.lease_ttl)
+        if self._gone.is_set():
+            return
         if not beat.alive:
             log.error("this worker was taken for dead: all its tasks are elsewhere", extra={"action": "worker_swept"})
-            self._end_all(Lost())
-            self._register()
+            self._runs.end_all(Lost())
+            self._lock.name(self._register())
             return
-        if self.suspended():
-            self._alive_since = started
-        self._alive_until = started + self._settings.lease_ttl
+        self._lifetime.beaten(started)
         self._cancel(beat.cancelled)
         self._give_back_strays(beat.held)
 
@@ -273,15 +269,19 @@ class WorkerHost:
 
         Looked at twice, as one may just have been claimed, or have ended.
         """
-        unknown = {lease.token: lease for lease in held if lease.token not in self._runs}
+        unknown = {lease.token: lease for lease in held if not self._runs.has(lease.token)}
         for lease in (unknown[token] for token in unknown.keys() & self._strays):
             log.error("nobody runs a task of ours", extra={"action": "task_astray", "task_id": lease.task_id})
             with contextlib.suppress(AuthorityLostError), self._services.tasks.transaction() as tx:
-                transitions.give_back_after_death(tx, lease, limit=ownership.MAX_DEATHS, error=ownership.POISONED)
+                if lease.token in self._broken:
+                    transitions.give_back_after_death(tx, lease, limit=ownership.MAX_DEATHS, error=ownership.POISONED)
+                else:
+                    transitions.hand_over(tx, lease, "outage")
         self._strays = set(unknown)
+        self._broken &= self._strays
 
     def _poll_cancels(self) -> None:
-        if self._runs:
+        if self._runs.all:
             with self._pulse.begin() as connection:
                 self._cancel(ownership.cancelled(connection, self._registered()))
 
@@ -293,19 +293,12 @@ class WorkerHost:
                     doorbell.subscribe(CANCEL_CHANNEL)
                     while not self._gone.is_set():
                         ring = doorbell.get_message(timeout=CANCEL_POLL_S)
-                        if ring is not None and self._runs_task(UUID(ring["data"])):
+                        if ring is not None and self._runs.of_task(UUID(ring["data"])):
                             self._poll_cancels()
             except (redis.RedisError, UnavailableError, ValueError):
                 self._gone.wait(CANCEL_POLL_S)
 
-    def _runs_task(self, task_id: UUID) -> bool:
-        return any(attempt.task.id == task_id for attempt in list(self._runs.values()))
-
     def _cancel(self, task_ids: tuple[UUID, ...]) -> None:
-        for attempt in list(self._runs.values()):
-            if attempt.task.id in task_ids:
+        for task_id in task_ids:
+            for attempt in self._runs.of_task(task_id):
                 attempt.end(Cancelled())
-
-    def _end_all(self, ending: Ending) -> None:
-        for attempt in list(self._runs.values()):
-            attempt.end(ending)

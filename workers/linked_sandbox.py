@@ -3,17 +3,19 @@
     starting    directory, servers and container are being made
     waiting     its loop has asked for a job, and every part that it needs is in memory
     taken       an attempt has it. `serve` gives it the attempt's link, whose job it then gets
+    let go      its worker leaves and serves it no more; it runs on. From a worker that died it is the same
     discarded   killed and removed; nothing of it is left
 
 Who may move it: its maker (a pool, or an attempt that starts one cold) from `starting` to `waiting`; a pool, under its
-lock, from `waiting` to `taken` or `discarded`; the attempt that has it from `taken` to `discarded`. None goes back: a
-sandbox serves one attempt.
+lock, from `waiting` to `taken` or `discarded`; the attempt that has it from `taken` to `let go` or `discarded`; and
+whoever adopted its task (`infra.tasks.takeover`) from `let go` to `taken` again, by an object of its own on the same
+directory and the same container. A sandbox serves one task.
 
 What happens when one dies in each state:
 
     its worker   its end of the link is closed and its hold is free. Starting, waiting or taken, the next sweep of this
                  host removes it (a worker's start begins with one), unless a running task names it; and its runtime
-                 ends by itself after LINK_SILENCE_S without a word
+                 ends by itself after LINK_SILENCE_S without a word. Taken and served: its task is taken over with it
     the sandbox  starting: its maker is told. Waiting: the pool replaces it. Taken, and nothing was heard from it since
                  it got its job: the attempt starts another one, cold. Later: a death, which is counted
     the engine   containers end, or go on and are seen again when the engine is back; what is asked of it meanwhile
@@ -80,15 +82,28 @@ class LinkedSandbox:
     def open(self) -> None:
         """Make its directory and listen on its link: from here on objects may be put in, and `serve` be called."""
         directory.make(self._run_dir, self.id)
+        self._make_servers()
+        self.listen()
+
+    def _make_servers(self) -> None:
         link = self._spec.directory / "link"
         self._server, self._egress = LinkServer(link), EgressServer(link)
+
+    def listen(self) -> None:
+        """On its link, in place of whoever did before."""
+        assert self._server is not None  # it was opened or found  # noqa: S101
+        assert self._egress is not None  # noqa: S101
         self._server.start()
         self._egress.start()
 
     def start(self) -> None:
         """Raises as `Driver.start` does; then `remove` removes what is left."""
-        self._sandbox = self._driver.start(self._spec)
-        threading.Thread(target=self._watch, args=(self._sandbox,), name=f"watch {self.id}", daemon=True).start()
+        self._watch_over(self._driver.start(self._spec))
+
+    def find(self) -> None:
+        """It was started by a worker that is dead. `listen` once `serve` and `open_egress` have said for whom."""
+        self._make_servers()
+        self._watch_over(self._driver.find(self._spec))
 
     def wait_until_it_asks(self, timeout: float) -> bool:
         """Whether its loop has asked for a job. False as soon as it has died, or after `timeout` seconds."""
@@ -102,6 +117,7 @@ class LinkedSandbox:
     def serve(self, link: Link) -> None:
         """It belongs to this link's attempt, and its loop gets the job."""
         assert self._server is not None  # it was opened  # noqa: S101
+        directory.mark_served(self._spec.directory)
         self._server.serve(link)
 
     def open_egress(
@@ -130,7 +146,15 @@ class LinkedSandbox:
         if ended is not None:
             threading.Thread(target=on_end, args=(ended,), name=f"ended {self.id}", daemon=True).start()
 
-    # ---- discarded ---------------------------------------------------------------------------------------------
+    # ---- let go, or discarded ----------------------------------------------------------------------------------
+
+    def let_go(self) -> None:
+        """Serve it no more, and leave it running: its loop asks until somebody else serves it."""
+        if self._server is not None:
+            self._server.stop()
+        if self._egress is not None:
+            self._egress.cut()
+            self._egress.settle()
 
     def kill(self) -> None:
         """Dead when this returns, and cut off from its link in any case. Raises EngineUnavailableError: is it?"""
@@ -165,6 +189,10 @@ class LinkedSandbox:
                 do()
             except Exception:
                 log.exception("can't discard a sandbox", extra={"action": "sandbox_not_removed", "sandbox": self.id})
+
+    def _watch_over(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        threading.Thread(target=self._watch, args=(sandbox,), name=f"watch {self.id}", daemon=True).start()
 
     def _watch(self, sandbox: Sandbox) -> None:
         ended = None

@@ -99,14 +99,19 @@ class Publisher:
             Desk(self._services).serve(hold)
 
     def _remote_head(self, workspace: Workspace) -> str | None:
-        """What the branch points to as far as we know. An attempt that died may have pushed and not said so."""
+        """What the branch has to point to for our push to be right; None: it must not exist.
+
+        An attempt that died may have pushed and not said so. A branch that was deleted is made again: many hosts
+        do that after a merge, and the user asked for more. One that somebody moved is theirs, and the push fails.
+        """
         meant = self._task.push_intent
-        if meant is not None:
-            branch = branch_name(self._task.id)
-            found = remote_head(workspace.url, workspace.credentials, branch, self._services.settings)
-            if found == meant["sha"]:
-                return found
         known: str | None = self._task.head_sha
+        if meant is None and known is None:
+            return None
+        branch = branch_name(self._task.id)
+        found = remote_head(workspace.url, workspace.credentials, branch, self._services.settings)
+        if found is None or (meant is not None and found == meant["sha"]):
+            return found
         return known
 
     def _save(self, base: str, tree: str, diff: bytes, counts: tuple[int, int, int]) -> None:

@@ -11,17 +11,16 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from uuid import UUID
 
 from kombu.exceptions import OperationalError
 from redis import RedisError
+from sqlalchemy import Connection
 
 from infra.errors import FarhandError
 from infra.housekeeping import forget_old
 from infra.queue import AGENTS, queue_length
 from infra.services import Services
-from infra.tasks import ownership
-from infra.tasks.log import TaskRow
+from infra.tasks import ownership, turns
 from workers.sandbox.base import Driver
 from workers.sandbox.hold import held_ids, unless_held
 
@@ -61,13 +60,8 @@ class Sweeper:
         with self._services.tasks.transaction() as tx:
             taken = ownership.sweep_lost_workers(tx)
             ownership.cancel_unowned(tx)
-        _say_taken(taken)
-
-    def bury(self, worker_id: UUID) -> None:
-        """As `take_back`, for a worker of this host whose process is dead."""
-        with self._services.tasks.transaction() as tx:
-            taken = ownership.bury(tx, worker_id)
-        _say_taken(taken)
+        for task in taken:
+            log.warning("took a task from a lost worker", extra={"action": "task_swept", "task_id": task.id})
 
     def forget_old(self) -> None:
         """Rows that are kept for some days only."""
@@ -101,22 +95,19 @@ class Sweeper:
             log.exception("sweep broke", extra={"action": "sweep_broke"})
 
     def send_again(self) -> None:
-        """Send the wake-ups that may be lost."""
-        room = self._room()
-        if room <= 0:
-            return
-        with self._services.tasks.transaction() as tx:
-            due = ownership.due(tx, limit=min(room, _BATCH))
-        for task in due:
-            self._services.wake_ups.send(task.id, task.attempt + 1)
-
-    def _room(self) -> int:
-        """How many wake-ups may be added: the queue stays shorter than twice the live slots."""
+        """Send the wake-ups that are not sent or may be lost, unless another sweeper does so just now."""
         with self._services.database.begin() as connection:
-            slots = ownership.live_slots(connection)
+            if not turns.may_send(connection):
+                return
+            room = min(self._room(connection), _BATCH)
+            if room <= 0:
+                return
+            limit = self._services.settings.max_concurrent_tasks
+            due = turns.due(connection, limit=room, user_limit=limit)
+            self._services.wake_ups.send_now(due)
+            turns.mark_sent(connection, due)
+
+    def _room(self, connection: Connection) -> int:
+        """How many wake-ups may be added: the queue stays no longer than twice the live slots."""
+        slots = ownership.live_slots(connection)
         return 2 * slots - queue_length(self._services.celery, AGENTS)
-
-
-def _say_taken(tasks: list[TaskRow]) -> None:
-    for task in tasks:
-        log.warning("took a task from a lost worker", extra={"action": "task_swept", "task_id": task.id})

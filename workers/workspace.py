@@ -101,7 +101,12 @@ class Workspaces:
             rows = records.trees(connection, task_id)
         return [TreePack(tree=row.tree, parent=row.parent, data=bytes(row.pack)) for row in rows]
 
-    def job(self, lease: Lease, task: TaskRow, workspace: Workspace, tree: str | None, egress: Egress) -> Job:
+    def last_tree(self, task_id: UUID) -> str | None:
+        """The newest recorded work tree since the last push."""
+        with self._services.database.read() as connection:
+            return records.last_tree(connection, task_id)
+
+    def job(self, lease: Lease, task: TaskRow, *, base: str, head: str, tree: str | None, egress: Egress) -> Job:
         """What `GET /job` answers."""
         agent = AGENTS[task.agent]
         with self._services.database.read() as connection:
@@ -113,8 +118,8 @@ class Workspaces:
             "task_id": str(task.id),
             "attempt": lease.attempt,
             "workspace": {
-                "base": workspace.base,
-                "head": workspace.head,
+                "base": base,
+                "head": head,
                 "tree": tree,
                 "branch": branch_name(task.id),
             },

@@ -24,6 +24,7 @@ _COMMANDS = {
     "egress": "egress",
     "pr": "pull_request",
     "token": "token",
+    "limits": "limits",
     "doctor": "doctor",
     "api": "services",
     "gateway": "services",
@@ -32,6 +33,7 @@ _COMMANDS = {
     "image": "services",
     "test": "services",
     "bench": "services",
+    "chaos": "services",
 }
 """Command → module of this package that defines it, in the order of the help page."""
 

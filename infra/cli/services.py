@@ -9,6 +9,7 @@ import click
 from infra import settings
 from infra.cli import launch
 from infra.cli.launch import become
+from infra.errors import ConfigurationError
 
 _pass_on = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
@@ -21,6 +22,7 @@ host_option = click.option("--host", default="127.0.0.1", show_default=True, hel
 @click.option("--with-stream", is_flag=True, help="Serve the WebSocket stream on the same port.")
 def api(host: str, port: int, *, with_stream: bool) -> None:
     """Run the REST API (gunicorn). Needs FARHAND_DATABASE_URL, FARHAND_REDIS_URL and FARHAND_SECRET_KEYS."""
+    _load_for_a_service()
     become(launch.api_command(bind=f"{host}:{port}", part="both" if with_stream else "rest"))
 
 
@@ -29,6 +31,7 @@ def api(host: str, port: int, *, with_stream: bool) -> None:
 @click.option("--port", type=click.IntRange(0, 65535), default=8001, show_default=True)
 def gateway(host: str, port: int) -> None:
     """Run the WebSocket gateway (gunicorn). Needs the same settings as the API."""
+    _load_for_a_service()
     become(launch.api_command(bind=f"{host}:{port}", part="stream"))
 
 
@@ -39,7 +42,25 @@ def worker(number: int) -> None:
 
     It runs FARHAND_WORKER_SLOTS tasks at a time, in sandboxes of its host. Needs the same settings as the API.
     """
-    become(launch.worker_command(slots=settings.load().worker_slots, number=number))
+    become(launch.worker_command(slots=_load_for_a_service().worker_slots, number=number))
+
+
+def _load_for_a_service() -> settings.Settings:
+    """The settings, if a service can start with them: told here in a line, not by each service's own loader.
+
+    Raises ConfigurationError.
+    """
+    from infra.crypto import KeyRing
+
+    loaded = settings.load()
+    needed = {"FARHAND_DATABASE_URL": loaded.database_url, "FARHAND_REDIS_URL": loaded.redis_url}
+    if missing := [name for name, value in needed.items() if not value]:
+        raise ConfigurationError(
+            f"{' and '.join(missing)} not set",
+            hint="Set it to the address of the deployment's server; `farhand up` brings servers of its own.",
+        )
+    KeyRing.from_settings(loaded)
+    return loaded
 
 
 @click.command(name="migrate")
@@ -70,11 +91,12 @@ def image(arguments: tuple[str, ...]) -> None:
 def test(arguments: tuple[str, ...]) -> None:
     """Run the test suite.
 
-    All arguments go to pytest: paths below `tests`, `-k WORDS`, `-x`, `-q`, … (`farhand test -- --help` lists them;
-    default: `-q tests`). The tests bring their own Postgres and Redis. Those that need Docker are skipped without one,
-    unless FARHAND_REQUIRE (such as `docker`) says that they must run.
+    Without arguments all of it, in two processes. Arguments go to pytest, which then runs in one unless `-n 2` is among
+    them: paths below `tests`, `-k WORDS`, `-x`, … (`farhand test -- --help` lists them). The tests bring their own
+    Postgres and Redis. Those that need Docker are skipped without one, unless FARHAND_REQUIRE (such as `docker`) says
+    that they must run.
     """
-    become((sys.executable, "-m", "pytest", *(arguments or ("-q", "tests"))))
+    become((sys.executable, "-m", "pytest", *(arguments or ("-q", "-n", "2", "tests"))))
 
 
 @click.command(name="bench", context_settings=_pass_on)
@@ -87,3 +109,14 @@ def bench(arguments: tuple[str, ...]) -> None:
     agent image.
     """
     become((sys.executable, "-m", "tests.bench", *arguments))
+
+
+@click.command(name="chaos", context_settings=_pass_on, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[--tasks N] [--faults N] [--seed S] [--json]")
+def chaos(arguments: tuple[str, ...]) -> None:
+    """Break a deployment in every way, and check that nothing is lost.
+
+    It starts a deployment of its own, kills, pauses, cuts and wipes its parts, and judges from outside what is left:
+    docs/chaos.md. Exit code 1 when anything is not as it must be.
+    """
+    become((sys.executable, "-m", "tests.referee", *arguments))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -164,6 +165,7 @@ def _worker(number: int, slots: int, workers: _Workers, environment: dict[str, s
         ready=workers.all_answer,
         directory=launch.SOURCE_ROOT,
         environment=environment,
+        stop_signal=signal.SIGINT,  # nobody comes after it: its sandboxes end with it
         stop_deadline_s=12.0,  # longer than it takes a worker to hand over its tasks
     )
 

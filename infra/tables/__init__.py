@@ -1,6 +1,6 @@
 """The tables, as SQLAlchemy declarative classes. Migrations are proven equal to them by a test."""
 
-from infra.tables.accounts import ApiToken, IdempotencyKey, Invite, Project, RefreshToken, User
+from infra.tables.accounts import ApiToken, IdempotencyKey, Invite, Limit, Project, RefreshToken, User
 from infra.tables.base import Base
 from infra.tables.work import (
     Attempt,
@@ -24,6 +24,7 @@ __all__ = [
     "Event",
     "IdempotencyKey",
     "Invite",
+    "Limit",
     "Message",
     "ModelCall",
     "Patch",

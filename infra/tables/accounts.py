@@ -22,10 +22,21 @@ class User(Base):
     password_hash: Mapped[str]
     is_admin: Mapped[bool] = mapped_column(server_default=text("false"))
     max_concurrent_tasks: Mapped[int | None]
-    """Null: the deployment's FARHAND_MAX_CONCURRENT_TASKS."""
+    """Null: what `infra.limits` says for users without a limit of their own."""
     created_at: Mapped[CreatedAt]
 
     __table_args__ = (Index("uq_users_email_lower", func.lower(email), unique=True),)
+
+
+class Limit(Base):
+    """A limit of the whole deployment that can be changed while it runs; `infra.limits` says which there are."""
+
+    __tablename__ = "limits"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[int]
+
+    __table_args__ = (CheckConstraint("value >= 0", name="value"),)
 
 
 class Invite(Base):

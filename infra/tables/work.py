@@ -22,10 +22,16 @@ class Worker(Base):
     name: Mapped[str]
     protocol_version: Mapped[int]
     slots: Mapped[int]
-    alive_until: Mapped[Moment] = mapped_column(index=True)
+    alive_until: Mapped[Moment]
     swept_at: Mapped[Moment | None]
     """Set with the requeueing of its tasks: from then on this id owns nothing."""
+    left_at: Mapped[Moment | None]
+    """Set as it leaves on TERM: it beats no more, and what becomes of its tasks is nobody's death."""
+    runtime: Mapped[str | None]
+    """Which runtime its sandboxes have. Null: of a version that did not say; nobody adopts those."""
     started_at: Mapped[CreatedAt]
+
+    __table_args__ = (Index("ix_workers_unswept", "alive_until", postgresql_where=sql("swept_at is null")),)
 
 
 class Task(Base):
@@ -52,6 +58,7 @@ class Task(Base):
     lease_token: Mapped[UUID | None]
     worker_id: Mapped[UUID | None] = mapped_column(ForeignKey("workers.id"))
     enqueued_at: Mapped[Moment | None]
+    """When a wake-up was last sent for it; null when there is none: infra.tasks.turns sends one."""
     not_before: Mapped[Moment | None]
     """A pending task rests until then, after a death of its sandbox or worker."""
     deaths: Mapped[int] = mapped_column(server_default=_ZERO)
@@ -105,18 +112,20 @@ class Task(Base):
         ),
         Index("ix_tasks_user_id_id", "user_id", "id"),
         Index("ix_tasks_project_id_id", "project_id", "id"),
-        Index("ix_tasks_pending", "enqueued_at", postgresql_where=sql("status = 'pending'")),
-        Index("ix_tasks_running", "worker_id", postgresql_where=sql("status = 'running'")),
+        Index("ix_tasks_held", "worker_id", postgresql_where=sql("worker_id is not null")),
         Index(
             "ix_tasks_pull_request",
             "pull_request_requested_at",
             postgresql_where=sql("pull_request_requested_at is not null"),
         ),
         Index(
-            "ix_tasks_user_open",
+            "ix_tasks_open",
+            "status",
             "user_id",
+            "id",
             postgresql_where=sql("status in ('pending','running','waiting')"),
         ),
+        Index("ix_tasks_cancel_requested", "id", postgresql_where=sql("cancel_requested_at is not null")),
     )
 
 
@@ -127,7 +136,8 @@ class Attempt(Base):
 
     task_id: Mapped[UUID] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
-    worker_id: Mapped[UUID] = mapped_column(ForeignKey("workers.id"), index=True)
+    worker_id: Mapped[UUID | None] = mapped_column(ForeignKey("workers.id", ondelete="SET NULL"), index=True)
+    """Null once the row of its worker, long dead, is gone."""
     sandbox_id: Mapped[str | None]
     sandbox_kind: Mapped[str | None]
     started_at: Mapped[CreatedAt]

@@ -1,4 +1,5 @@
-"""Workers, their heartbeats, and the sweep that gives the work of lost workers to others.
+"""Workers, their heartbeats, and the sweep that gives the work of lost workers to others. Which task a worker gets, and
+when its wake-up is sent, stands in `infra.tasks.turns`.
 
 A worker's row is its lease: `alive_until` is pushed forward every few seconds, in database time. Nobody touches
 task rows for a heartbeat. A sweep marks a lost worker and requeues its tasks in one transaction, so that a worker
@@ -7,13 +8,11 @@ which comes back finds itself either still owner of all its tasks or of none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, func, insert, or_, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from agent_runtime.protocol import Failure
 from infra.ids import new_id
@@ -24,8 +23,6 @@ from infra.tasks.transitions import RELEASED, Lease, close_attempt, in_seconds
 
 MAX_DEATHS = 5
 """Deaths of sandboxes or workers without a new step in between, after which a task is taken for poison."""
-
-RESEND_AFTER = timedelta(seconds=30)
 
 POISONED: Failure = {
     "code": "worker_died_repeatedly",
@@ -43,22 +40,28 @@ class Heartbeat:
     cancelled: tuple[UUID, ...]
 
 
-def register(connection: Connection, *, name: str, slots: int, protocol_version: int, ttl: float) -> UUID:
-    """A new worker row, alive for `ttl` seconds."""
+def register(
+    connection: Connection, *, name: str, slots: int, protocol_version: int, ttl: float, runtime: str | None = None
+) -> UUID:
+    """A new worker row, alive for `ttl` seconds. `runtime`: which bundle its sandboxes run."""
     worker_id = new_id()
     connection.execute(
         insert(Worker).values(
-            id=worker_id, name=name, slots=slots, protocol_version=protocol_version, alive_until=in_seconds(ttl)
+            id=worker_id,
+            name=name,
+            slots=slots,
+            protocol_version=protocol_version,
+            runtime=runtime,
+            alive_until=in_seconds(ttl),
         )
     )
     return worker_id
 
 
 def heartbeat(connection: Connection, worker_id: UUID, *, ttl: float) -> Heartbeat:
-    """Stay alive for `ttl` seconds more, unless a sweep has given this worker's tasks away."""
-    alive = connection.execute(
-        update(Worker).where(Worker.id == worker_id, Worker.swept_at.is_(None)).values(alive_until=in_seconds(ttl))
-    ).rowcount
+    """Stay alive for `ttl` seconds more, unless a sweep has given this worker's tasks away, or it has left."""
+    beating = (Worker.id == worker_id, Worker.swept_at.is_(None), Worker.left_at.is_(None))
+    alive = connection.execute(update(Worker).where(*beating).values(alive_until=in_seconds(ttl))).rowcount
     rows = connection.execute(
         select(Task.id, Task.lease_token, Task.attempt, Task.cancel_requested_at).where(
             Task.worker_id == worker_id, Task.status == Status.RUNNING
@@ -81,18 +84,21 @@ def cancelled(connection: Connection, worker_id: UUID) -> tuple[UUID, ...]:
     return tuple(rows.scalars())
 
 
-def retire(connection: Connection, worker_id: UUID, *, seconds: float) -> None:
-    """A worker that shuts down: its tasks may be taken `seconds` from now."""
+def leave(connection: Connection, worker_id: UUID, *, seconds: float) -> None:
+    """A worker that goes: its tasks may be taken by anybody `seconds` from now, and by who gets its lock at once.
+
+    It beats no more, and its tasks count no death.
+    """
     connection.execute(
         update(Worker)
         .where(Worker.id == worker_id)
-        .values(alive_until=func.least(Worker.alive_until, in_seconds(seconds)))
+        .values(alive_until=func.least(Worker.alive_until, in_seconds(seconds)), left_at=func.now())
     )
 
 
 def live_slots(connection: Connection) -> int:
     """How many tasks all live workers can run at a time."""
-    alive = (Worker.alive_until > func.now(), Worker.swept_at.is_(None))
+    alive = (Worker.alive_until > func.now(), Worker.swept_at.is_(None), Worker.left_at.is_(None))
     return connection.execute(select(func.coalesce(func.sum(Worker.slots), 0)).where(*alive)).scalar_one()
 
 
@@ -109,27 +115,20 @@ def sandboxes_in_use(connection: Connection) -> set[str]:
 def sweep_lost_workers(tx: Transaction) -> list[TaskRow]:
     """Mark workers without a heartbeat, and requeue (or cancel, or fail as poison) every task that they held.
 
-    `SKIP LOCKED` lets any number of workers sweep at once.
+    `SKIP LOCKED` lets any number of workers sweep at once. What a process's own host may do sooner, once it knows
+    that the process is dead, stands in `infra.tasks.takeover`.
     """
-    return _sweep(tx, Worker.alive_until < func.now())
-
-
-def bury(tx: Transaction, worker_id: UUID) -> list[TaskRow]:
-    """As the sweep, for one worker whose process is known to be dead, without waiting for its ttl."""
-    return _sweep(tx, Worker.id == worker_id)
-
-
-def _sweep(tx: Transaction, lost: ColumnElement[bool]) -> list[TaskRow]:
+    lost = Worker.alive_until < func.now()
     found = select(Worker.id).where(lost, Worker.swept_at.is_(None)).with_for_update(skip_locked=True)
     workers = tx.connection.execute(found).scalars().all()
     tx.connection.execute(update(Worker).where(Worker.id == func.any(list(workers))).values(swept_at=func.now()))
     # Of all swept workers: a claim that was under way when its worker was marked may have been committed after that.
     held = tx.connection.execute(
-        select(Task.id, Task.attempt, Task.lease_token, Task.deaths, Task.cancel_requested_at)
+        select(Task.id, Task.attempt, Task.lease_token, Task.deaths, Task.cancel_requested_at, Worker.left_at)
         .join(Worker, Worker.id == Task.worker_id)
         .where(Task.status == Status.RUNNING, Worker.swept_at.is_not(None))
     ).all()
-    return [row for task in held if (row := _take_back(tx, task)) is not None]
+    return [row for task in held if (row := take_back(tx, task)) is not None]
 
 
 def cancel_unowned(tx: Transaction) -> list[TaskRow]:
@@ -144,52 +143,9 @@ def cancel_unowned(tx: Transaction) -> list[TaskRow]:
     return [row for row in ended if row is not None]
 
 
-def due(tx: Transaction, *, limit: int) -> Sequence[TaskRow]:
-    """Pending tasks whose wake-up may be lost, oldest first of each user in turn; marked as sent again."""
-    turn = func.row_number().over(partition_by=Task.user_id, order_by=Task.id)
-    waiting = (
-        select(Task.id, turn.label("turn"))
-        .where(
-            Task.status == Status.PENDING,
-            Task.cancel_requested_at.is_(None),
-            or_(Task.enqueued_at.is_(None), Task.enqueued_at < func.now() - RESEND_AFTER),
-            or_(Task.not_before.is_(None), Task.not_before <= func.now()),
-        )
-        .subquery()
-    )
-    first = select(waiting.c.id).order_by(waiting.c.turn, waiting.c.id).limit(limit)
-    return tx.connection.execute(
-        update(Task)
-        .where(Task.id.in_(first), Task.status == Status.PENDING)
-        .values(enqueued_at=func.now())
-        .returning(*Task.__table__.c)
-    ).all()
-
-
-def forget_wake_up(connection: Connection, task_id: UUID) -> None:
-    """A wake-up came to a worker that could not use it: it counts as not sent."""
-    connection.execute(update(Task).where(Task.id == task_id, Task.status == Status.PENDING).values(enqueued_at=None))
-
-
 def decline(tx: Transaction, task_id: UUID, *said: Draft) -> None:
-    """As `forget_wake_up`, by a worker that can take no task now, and with events that say why."""
+    """A worker can take no task now: the wake-up that came to it counts as not sent, and events say why."""
     tx.advance((Task.id == task_id, Task.status == Status.PENDING), *said, values={"enqueued_at": None})
-
-
-def next_of_user(connection: Connection, user_id: UUID) -> list[tuple[UUID, int]]:
-    """The oldest pending task of a user whose slot became free, with its last attempt; empty when there is none."""
-    rows = connection.execute(
-        select(Task.id, Task.attempt)
-        .where(
-            Task.user_id == user_id,
-            Task.status == Status.PENDING,
-            Task.cancel_requested_at.is_(None),
-            or_(Task.not_before.is_(None), Task.not_before <= func.now()),
-        )
-        .order_by(Task.id)
-        .limit(1)
-    )
-    return [(row.id, row.attempt) for row in rows]
 
 
 _CANCELLED = ("cancelled", {"by": "user", "confirmed_dead_ms": None})
@@ -204,9 +160,11 @@ def _cancelled_values() -> dict[str, Any]:
     }
 
 
-def _take_back(tx: Transaction, task: Any) -> TaskRow | None:
+def take_back(tx: Transaction, task: Any) -> TaskRow | None:
+    """Requeue (or cancel, or fail as poison) a task whose worker is gone: a row of the task and its `left_at`."""
     held = Lease(task.id, task.lease_token, task.attempt).held
-    deaths = task.deaths + 1
+    announced = task.left_at is not None
+    deaths = task.deaths + (not announced)
     if task.cancel_requested_at is not None:
         row = tx.advance(held, _CANCELLED, values=_cancelled_values())
     elif deaths >= MAX_DEATHS:
@@ -222,10 +180,10 @@ def _take_back(tx: Transaction, task: Any) -> TaskRow | None:
                 "status": Status.PENDING,
                 **RELEASED,
                 "deaths": deaths,
-                "not_before": None if deaths == 1 else in_seconds(2.0**deaths),
+                "not_before": None if announced or deaths == 1 else in_seconds(2.0**deaths),
                 "enqueued_at": None,
             },
         )
     if row is not None:
-        close_attempt(tx, task.id, task.attempt, "worker_lost")
+        close_attempt(tx, task.id, task.attempt, "handed_over" if announced else "worker_lost")
     return row

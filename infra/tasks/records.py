@@ -254,6 +254,13 @@ def trees(connection: Connection, task_id: UUID) -> Sequence[Any]:
     ).all()
 
 
+def last_tree(connection: Connection, task_id: UUID) -> str | None:
+    """The newest of `trees`, without its pack."""
+    newest = select(Tree.tree).where(Tree.task_id == task_id).order_by(Tree.step.desc(), Tree.index.desc()).limit(1)
+    tree: str | None = connection.execute(newest).scalar_one_or_none()
+    return tree
+
+
 def _call_event(step: int, call: Call) -> Data:
     return {"call_id": call_id(step, call["index"]), "step": step, "tool": call["tool"], "args": call["args"]}
 

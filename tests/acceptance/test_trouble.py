@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ from tests.standin.gitserver import GitServer
 from tests.standin.model import ModelStandIn
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
+
+MODEL_DEADLINE_S = 6
+SLACK_S = 20
+"""For a busy machine to start a sandbox, clone and give up in."""
 
 USAGE = {"input_tokens": 100, "output_tokens": 20}
 DONE = {"content": [{"type": "text", "text": "Done."}], "stop_reason": "end_turn", "usage": USAGE}
@@ -42,6 +47,7 @@ WRITE = call("write_file", path="new.txt", content="new\n")
 
 TRAJECTORIES: dict[str, list[Any]] = {
     "writes": [WRITE, DONE, DONE],
+    "writes-twice": [WRITE, DONE, call("write_file", path="more.txt", content="more\n"), DONE],
     "disk": [command("head -c 3G /dev/zero > big; ls -l big; rm -f big"), command("echo still here"), DONE],
     "flood": [command("yes | head -c 1000000000"), DONE],
     "forks": [command("bomb() { bomb | bomb & }; bomb; sleep 60", timeout_s=3), command("echo still here"), DONE],
@@ -106,7 +112,7 @@ def stage(postgres: Postgres, redis_url: str, tmp_path_factory: pytest.TempPathF
         environment = {
             **environment_for(model, git_host),
             "FARHAND_RECORDINGS": str(recordings),
-            "FARHAND_MODEL_DEADLINE": "6",
+            "FARHAND_MODEL_DEADLINE": str(MODEL_DEADLINE_S),
             "FARHAND_MODEL_IDLE_TIMEOUT": "2",
             "FARHAND_MAX_STEPS": "5",
             "FARHAND_SANDBOX_DISK_BYTES": str(64 * 2**20),
@@ -170,6 +176,12 @@ def test_an_empty_repo(stage: Stage) -> None:
     error_of(task, "repo_empty")
 
 
+def test_a_host_that_nobody_knows(stage: Stage) -> None:
+    task, _ = stage.run("writes", "https://nowhere.invalid/repo.git")
+    error_of(task, "repo_unreachable")
+    assert "nowhere.invalid" in task["error"]["message"]
+
+
 def test_a_branch_that_does_not_exist(stage: Stage, url: str) -> None:
     task, _ = stage.run("writes", url, base_branch="nowhere")
     error_of(task, "branch_not_found")
@@ -215,7 +227,7 @@ def test_a_branch_that_somebody_else_has_moved_is_not_overwritten(stage: Stage, 
         ("disk", "No space left on device"),
         ("forks", "[timeout:"),
         ("kills", "unknown"),
-        ("memory", ""),
+        ("memory", "[killed by signal 9"),
     ],
 )
 def test_a_destructive_command_costs_itself_only(stage: Stage, url: str, trajectory: str, said: str) -> None:
@@ -240,6 +252,8 @@ def test_a_file_that_is_not_text(stage: Stage, url: str) -> None:
     assert task["status"] == "completed"
     assert "5000" in outputs(events)[1].replace(",", "")
     assert "not a text file" in outputs(events)[1]
+    results = [event["data"] for event in events if event["type"] == "tool_result"]
+    assert [result["is_error"] for result in results] == [False, True, False]
 
 
 # ---- the model ----------------------------------------------------------------------------------------------------
@@ -249,6 +263,10 @@ def test_a_file_that_is_not_text(stage: Stage, url: str) -> None:
 def test_a_model_that_never_answers_ends_in_bounded_time(stage: Stage, url: str, trajectory: str) -> None:
     task, events = stage.run(trajectory, url)
     error_of(task, "model_unavailable")
+    began, ended = (
+        datetime.fromisoformat(event["at"]) for event in events if event["type"] in {"task_started", "failed"}
+    )
+    assert (ended - began).total_seconds() < MODEL_DEADLINE_S + SLACK_S
     assert any(event["type"] == "error" and event["data"]["code"] == "model_try_failed" for event in events)
 
 
@@ -308,3 +326,18 @@ def test_a_follow_up_goes_on_with_the_conversation_and_the_branch(stage: Stage, 
     assert "now once more" in str(last_request[-1])
     assert "Done." in str(last_request[-2])
     assert stage.git_host.refs("sample")[f"refs/heads/{task['branch']}"] == first
+
+
+def test_a_branch_that_was_deleted_after_its_merge_is_made_again_by_a_follow_up(stage: Stage, url: str) -> None:
+    task, events = stage.run("writes-twice", url)
+    branch = f"refs/heads/{task['branch']}"
+    stage.git_host.git("sample", "update-ref", "-d", branch)
+    stage.client.send_message(task["id"], "and one more")
+    frames = watch(stage.client, task["id"], after=events[-1]["seq"])
+    again = stage.client.task(task["id"])
+    assert again["status"] == "completed", frames[-1]["event"]["data"]
+    assert stage.git_host.refs("sample")[branch] == again["head_sha"] != task["head_sha"]
+    assert stage.git_host.git("sample", "log", "--format=%H", branch).splitlines()[:2] == [
+        again["head_sha"],
+        task["head_sha"],
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import uuid
 
@@ -14,6 +15,7 @@ def make_app() -> Flask:
     """For gunicorn: `tests.bench.bare:make_app()`."""
     app = Flask("bare")
     pool = ConnectionPool(os.environ["FARHAND_DATABASE_URL"], min_size=4, max_size=20, open=True)
+    atexit.register(pool.close)  # while its threads still run: a pool that is collected later complains
     queue = Celery("bare", broker=os.environ["FARHAND_REDIS_URL"])
     queue.conf.task_ignore_result = True
     with pool.connection() as connection:

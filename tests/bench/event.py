@@ -69,6 +69,7 @@ def _claimed_task(services: Services, log: TaskLog) -> Lease:
         model="replay:none",
         base_branch=None,
         budget_usd=Decimal(1),
+        user_limit=100,
     )
     with log.transaction() as tx:
         task = transitions.create(tx, new)

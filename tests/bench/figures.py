@@ -29,10 +29,14 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Whether the target holds; None where there is none."""
+        """Whether the target holds; None where there is none. Raises ValueError for a target that is none."""
         if not self.target:
             return None
         sign, bound, *unit = self.target.split()
+        if sign not in {"<=", ">="} or unit not in ([], [self.unit]):
+            raise ValueError(
+                f"{self.name}: {self.target!r} bounds neither the ratio nor {self.unit or 'a bare number'}"
+            )
         value = statistics.median(self.ours) if unit else self.ratio
         return value >= float(bound) if sign == ">=" else value <= float(bound)
 

@@ -24,10 +24,10 @@ from tests.services import Postgres, Redis
 from tests.standin.git_command import run_git
 from tests.standin.gitserver import GitServer
 from tests.standin.model import ModelStandIn
-from workers.sandbox.container import DEPLOYMENT_LABEL
+from workers.sandbox.container import DEPLOYMENT_LABEL, SANDBOX_LABEL
 from workers.sandbox.docker import DockerDriver
 
-TIMEOUT_S = 50.0
+TIMEOUT_S = 120.0
 
 T = TypeVar("T")
 
@@ -121,6 +121,21 @@ class Stage:
         pid = self.worker_of(task_id)
         os.kill(pid, signal.SIGKILL)
         eventually(lambda: not alive(pid), "the killed worker is gone")
+
+    def lose_host_of(self, task_id: str) -> None:
+        """Worker and sandbox die together, and nobody can tell the other: what is left is in Postgres."""
+        pid = self.worker_of(task_id)
+        os.kill(pid, signal.SIGSTOP)
+        subprocess.run(["docker", "kill", *self.containers_of(task_id)], check=True, capture_output=True)
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: not alive(pid), "the killed worker is gone")
+
+    def containers_of(self, task_id: str) -> list[str]:
+        """The sandbox of a task's current attempt, if it is there."""
+        named = "select a.sandbox_id from attempts a join tasks t on t.id = a.task_id and t.attempt = a.number"
+        ((sandbox,),) = self.rows(f"{named} where t.id = %s", task_id)
+        listed = ["docker", "ps", "--quiet", "--filter", f"label={SANDBOX_LABEL}={sandbox}"]
+        return subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
 
     def containers(self) -> list[str]:
         label = f"label={DEPLOYMENT_LABEL}={DockerDriver(self.settings)._deployment}"

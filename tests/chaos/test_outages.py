@@ -72,7 +72,9 @@ def test_the_engine_goes_away(stage: Stage) -> None:
         stage.model.open_gate("engine")
         assert done.end()["attempt"] == 1
         waiting = stage.submit("plain")
-        assert waiting.wait_for("error")["data"]["code"] == "engine_unavailable"
+        said = waiting.wait_for("error")["data"]
+        assert said["code"] == "engine_unavailable"
+        assert "trying again in" in said["message"]
     finally:
         stage.engine.open()
     assert waiting.end()["attempt"] > 1

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import time
-
 import pytest
 
-from tests.chaos.stage import Followed, Stage, alive, eventually, runs
+from tests.chaos.stage import Followed, Stage, eventually, runs
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
@@ -16,7 +12,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.slow]
 def in_a_tool_call(pair: Stage, task: Followed) -> None:
     task.wait_for("tool_call", 2)
     eventually(lambda: runs("sleep 31301"), "the command runs")
-    pair.kill_worker_of(task.id)
+    pair.lose_host_of(task.id)
 
 
 def before_a_result_is_recorded(pair: Stage, task: Followed) -> None:
@@ -25,19 +21,19 @@ def before_a_result_is_recorded(pair: Stage, task: Followed) -> None:
         eventually(pair.containers, "there is a sandbox")
         pair.run_inside("touch", "/tmp/go")
         wait_for_a_write()
-        pair.kill_worker_of(task.id)
+        pair.lose_host_of(task.id)
         pair.cut_blocked_writes()
 
 
 def before_the_model_answers(pair: Stage, task: Followed) -> None:
     pair.model.wait_for_held("ask", timeout=30)
-    pair.kill_worker_of(task.id)
+    pair.lose_host_of(task.id)
     pair.model.open_gate("ask")
 
 
 def in_the_models_stream(pair: Stage, task: Followed) -> None:
     pair.model.wait_for_held("stream", timeout=30)
-    pair.kill_worker_of(task.id)
+    pair.lose_host_of(task.id)
     pair.model.open_gate("stream")
 
 
@@ -46,7 +42,7 @@ def before_an_answer_is_recorded(pair: Stage, task: Followed) -> None:
     with pair.locked(task.id) as wait_for_a_write:
         pair.model.open_gate("commit")
         wait_for_a_write()
-        pair.kill_worker_of(task.id)
+        pair.lose_host_of(task.id)
         pair.cut_blocked_writes()
 
 
@@ -99,7 +95,7 @@ def test_an_answer_that_postgres_has_is_kept_though_its_worker_is_dead(pair: Sta
     with pair.locked(task.id) as wait_for_a_write:
         pair.model.open_gate("answered")
         wait_for_a_write()
-        pair.kill_worker_of(task.id)
+        pair.lose_host_of(task.id)
     task.end()
     assert task.of("task_resumed")[0]["data"] == {"attempt": 2, "step": 2, "reason": "worker_lost"}
     assert task.pushed("counter") == "one\ntwo\nthree\n"
@@ -114,25 +110,8 @@ def test_a_result_that_postgres_has_is_kept_though_its_worker_is_dead(pair: Stag
         eventually(pair.containers, "there is a sandbox")
         pair.run_inside("touch", "/tmp/go")
         wait_for_a_write()
-        pair.kill_worker_of(task.id)
+        pair.lose_host_of(task.id)
     task.end()
     assert task.output("2.0") == "[exit code 0]"
     assert task.pushed("counter") == "one\ntwo\nthree\n"
     assert pair.asked("resulted") == {0: 1, 1: 1, 2: 1, 3: 1}
-
-
-def test_term_hands_a_running_task_over_within_ten_seconds(pair: Stage) -> None:
-    task = pair.submit("term")
-    eventually(lambda: runs("sleep 31303"), "the command runs")
-    pid, since = pair.worker_of(task.id), time.monotonic()
-    os.kill(pid, signal.SIGTERM)
-    eventually(lambda: not alive(pid), "the worker is gone", timeout=10)
-    claimable = pair.rows("select status, deaths from tasks where id = %s", task.id)
-    assert time.monotonic() - since < 10
-    task.end()
-    assert claimable[0][0] in {"pending", "running"}
-    assert claimable[0][1] == 0  # a hand-over is no death
-    assert task.of("task_resumed")[0]["data"]["reason"] == "handed_over"
-    assert "interrupted" in task.output("2.0")
-    assert task.pushed("counter") == "one\nthree\n"
-    assert pair.asked("term") == {0: 1, 1: 1, 2: 1, 3: 1}

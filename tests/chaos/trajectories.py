@@ -29,6 +29,7 @@ def held(turn: dict[str, Any], gate: str, *, after: int = 0) -> dict[str, Any]:
     return {**turn, "gate": gate, "gate_after_events": after}
 
 
+WAIT = command("until [ -e /tmp/go ]; do sleep 0.03; done; echo two >> counter", timeout_s=300)
 LOOK = command("cat counter; echo three >> counter")
 
 TRAJECTORIES: dict[str, list[Any]] = {
@@ -45,7 +46,11 @@ TRAJECTORIES: dict[str, list[Any]] = {
     "commit": [count("one"), held(count("two"), "commit", after=5), LOOK, DONE],
     "answered": [count("one"), held(count("two"), "answered", after=5), LOOK, DONE],
     "resulted": [count("one"), command("until [ -e /tmp/go ]; do sleep 0.03; done; echo two >> counter"), LOOK, DONE],
-    "term": [count("one"), command("echo two >> counter; exec sleep 31303", timeout_s=300), LOOK, DONE],
+    **{
+        name: [count("one"), WAIT, LOOK, DONE]
+        for name in ("adopted", "unserved", "sent-True", "sent-False", "left", "unheard", "upgraded", "poison", "twice")
+    },
+    "mid-stream": [count("one"), held(count("two"), "mid-stream", after=5), LOOK, DONE],
     "redis": [count("one"), held(count("two"), "redis", after=5), LOOK, DONE],
     "postgres": [count("one"), held(count("two"), "postgres", after=5), LOOK, DONE],
     "api": [count("one"), held(count("two"), "api", after=5), LOOK, DONE],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -38,10 +39,10 @@ def small(run_dir: Path) -> Settings:
 def driver(kind: Kind, small: Settings) -> Iterator[Driver]:
     """Leaves nothing behind, whatever a test did."""
     driver: Driver = DockerDriver(small) if kind == "docker" else LocalDriver(small)
-    yield driver
-    for sandbox_id in driver.leftovers():
-        driver.remove(sandbox_id)
-    driver.close()
+    with closing(driver):
+        yield driver
+        for sandbox_id in driver.leftovers():
+            driver.remove(sandbox_id)
 
 
 @pytest.fixture
@@ -58,15 +59,13 @@ def scripted(run_dir: Path) -> Path:
 @pytest.fixture
 def start(driver: Driver, run_dir: Path, scripted: Path) -> Iterator[Callable[[], Inside]]:
     """Starts a sandbox with the scripted runtime; it has connected when this returns."""
-    started: list[Inside] = []
+    with ExitStack() as started:
 
-    def start_one() -> Inside:
-        path = directory.make(run_dir, directory.new_sandbox_id())
-        inside = Inside(driver, path, scripted)
-        started.append(inside)
-        inside.start()
-        return inside
+        def start_one() -> Inside:
+            path = directory.make(run_dir, directory.new_sandbox_id())
+            inside = Inside(driver, path, scripted)
+            started.callback(inside.close)
+            inside.start()
+            return inside
 
-    yield start_one
-    for inside in started:
-        inside.close()
+        yield start_one

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ENGINE = "/var/run/docker.sock"
@@ -41,6 +43,15 @@ class EngineProxy:
         for end in self._open:
             end.close()
         self._open, self._threads = [], []
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Shut while entered; open again afterwards, whatever happens, so that others can clean up."""
+        self.shut()
+        try:
+            yield
+        finally:
+            self.open()
 
     def _accept(self, listener: socket.socket, silent: bool) -> None:
         while True:

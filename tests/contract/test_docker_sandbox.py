@@ -209,17 +209,15 @@ def engine(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EnginePro
     monkeypatch.setenv("DOCKER_HOST", f"unix://{proxy.path}")
     yield proxy
     proxy.shut()
-    proxy.open()
 
 
 def test_a_sandbox_is_watched_through_a_restart_of_the_engine(
     engine: EngineProxy, driver: DockerDriver, start: Start
 ) -> None:
     inside = start()
-    engine.shut()
-    assert inside.run("echo alive").output == "alive\n"
-    assert inside.sandbox.wait(0) is None
-    engine.open()
+    with engine.away():
+        assert inside.run("echo alive").output == "alive\n"
+        assert inside.sandbox.wait(0) is None
     inside.send(do="leave", code=9, words="words")
     exit_ = inside.sandbox.wait(DEADLINE_S)
     assert exit_ is not None
@@ -228,12 +226,12 @@ def test_a_sandbox_is_watched_through_a_restart_of_the_engine(
 
 def test_a_kill_that_cannot_be_confirmed_is_never_passed_off_as_done(engine: EngineProxy, start: Start) -> None:
     inside, nap = start(), unique_nap()
-    inside.run(f"(sleep {nap} >/dev/null 2>&1 &)")
-    engine.shut()
-    with pytest.raises(EngineUnavailableError):
-        inside.sandbox.kill()
-    assert len(running(f"sleep\0{nap}")) == 1
-    engine.open()
+    started = "while ! grep -aq ^sleep /proc/$!/cmdline; do :; done"
+    inside.run(f"(sleep {nap} >/dev/null 2>&1 & {started})")
+    with engine.away():
+        with pytest.raises(EngineUnavailableError):
+            inside.sandbox.kill()
+        assert len(running(f"sleep\0{nap}")) == 1
     inside.sandbox.kill()
     assert running(nap) == []
 

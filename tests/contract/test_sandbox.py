@@ -76,6 +76,35 @@ def test_a_sandbox_that_ends_well_has_nothing_to_tell(start: Start) -> None:
     assert inside.sandbox.wait(DEADLINE_S) == Exit(0, False, "")
 
 
+def test_one_that_another_process_has_started_is_found_and_killed(start: Start) -> None:
+    inside, other = start(), start()
+    driver = inside.driver
+    assert driver.running() == {inside.spec.id, other.spec.id}
+    found = driver.find(inside.spec)
+    assert found.wait(0.05) is None
+    assert inside.run("echo still there") == (0, "still there\n")
+    found.kill()
+    assert found.wait(0) is not None
+    assert inside.sandbox.wait(DEADLINE_S) is not None
+    assert driver.running() == {other.spec.id}
+    found.remove()
+    assert driver.leftovers() == [other.spec.id]
+
+
+def test_the_end_of_one_that_was_found_is_noticed(start: Start) -> None:
+    inside = start()
+    found = inside.driver.find(inside.spec)
+    inside.send(do="leave", code=7, words="last words\n")
+    ended = found.wait(DEADLINE_S)
+    assert ended is not None
+    assert ended.code == (7 if inside.driver.kind == "docker" else None)  # whose child it is, learns its code
+    assert ended.detail == "last words"
+    assert inside.driver.running() == set()
+    assert inside.driver.find(inside.spec).wait(DEADLINE_S) is not None
+    inside.sandbox.remove()
+    assert inside.driver.find(inside.spec).wait(DEADLINE_S) is not None
+
+
 def test_killing_ends_every_process_in_time(start: Start) -> None:
     inside, nap = start(), unique_nap()
     orphans = "".join(f"({how} setsid sleep {nap} >/dev/null 2>&1 &); " for how in ("", "env -i"))

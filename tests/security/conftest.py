@@ -13,9 +13,12 @@ import pytest
 from agent_runtime.bundle import remove_bundle, write_bundle
 from infra.settings import Settings
 from tests.conftest import need
+from tests.integration.relay.stage import TURN, Attempt, Sandbox
 from tests.security.lair import Lair, Powers
 from tests.security.local import GETS_THROUGH, NOT_TRIED
 from tests.services import make_settings
+from tests.standin.model import ModelStandIn
+from tests.world import World
 from workers.sandbox.base import Driver, Kind
 from workers.sandbox.docker import DockerDriver
 from workers.sandbox.local import LocalDriver
@@ -119,3 +122,25 @@ def must_stop(request: pytest.FixtureRequest, lair: Lair) -> Iterator[Callable[.
 
     yield attack
     assert lair.is_alive()
+
+
+@pytest.fixture
+def model() -> Iterator[ModelStandIn]:
+    with ModelStandIn({"all": [TURN, TURN, TURN]}, default="all") as server:
+        yield server
+
+
+@pytest.fixture
+def attempt(world: World, model: ModelStandIn, run_dir: Path) -> Iterator[Attempt]:
+    made = Attempt(world, model, run_dir)
+    made.assign()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def loop(attempt: Attempt) -> Iterator[Sandbox]:
+    """The loop that was taken over."""
+    sandbox = Sandbox(attempt.path)
+    yield sandbox
+    sandbox.close()

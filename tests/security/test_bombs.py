@@ -202,11 +202,11 @@ def test_a_loop_of_the_processor_is_held_to_its_share(container: Lair) -> None:
 
 
 def test_a_command_that_outlives_its_call_ends_with_the_sandbox(kind: Kind, make_lair: Callable[[Kind], Lair]) -> None:
-    from tests.contract.inside import running, unique_nap
+    from tests.contract.inside import running, unique_nap, until_running
 
     lair, nap = make_lair(kind), unique_nap()
     lair.run(f"setsid nohup sleep {nap} >/dev/null 2>&1 &")
-    assert len(running(f"sleep\0{nap}")) == 1
+    until_running(f"sleep\0{nap}", 1)
     lair.close()
     assert running(nap) == []
     assert not os.path.lexists(lair.path)

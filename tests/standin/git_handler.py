@@ -3,6 +3,7 @@
 Bodies stream both ways, so that a large pack is never whole in memory.
 """
 
+import io
 import subprocess
 import threading
 import time
@@ -12,10 +13,10 @@ from typing import IO, TYPE_CHECKING
 from urllib.parse import unquote
 
 from tests.standin.git_command import isolated_git_environment
-from tests.standin.loopback import BODY_PIECE, LoopbackHandler
+from tests.standin.loopback import BODY_PIECE, ClientLeft, LoopbackHandler
 
 if TYPE_CHECKING:
-    from tests.standin.gitserver import GitServer
+    from tests.standin.gitserver import GitServer, HeldPush
 
 
 @dataclass
@@ -53,6 +54,7 @@ class GitHandler(LoopbackHandler):
                 self.hold(self.server.resumed)
             refusal = self._refusal(request)
             if refusal is None:
+                self._hold(self._held_push(request, afterwards=False))
                 self._serve(request)
             else:
                 self._refuse(request, refusal)
@@ -60,6 +62,20 @@ class GitHandler(LoopbackHandler):
             self.server.log.update(request, finished_at=time.monotonic())
 
     do_POST = do_GET  # noqa: N815
+
+    def _held_push(self, request: GitRequest, *, afterwards: bool) -> "HeldPush | None":
+        held = self.server.held_pushes.get(request.repository)
+        applies = held is not None and held.afterwards is afterwards and request.method == "POST" and request.is_push
+        return held if applies else None
+
+    def _hold(self, held: "HeldPush | None") -> None:
+        if held is None:
+            return
+        held.reached.set()
+        self.hold(held.released)
+        if held.dropped:
+            self.cut()
+            raise ClientLeft("told to drop a push")
 
     def _refusal(self, request: GitRequest) -> int | None:
         if not self.server.admits(request.repository, request.headers.get("authorization")):
@@ -118,6 +134,9 @@ class GitHandler(LoopbackHandler):
             # Headers go out first: a client that has heard nothing at all sends its request once more by itself.
             self.start_chunked(status, headers)
             raise ConnectionAbortedError("told to drop the answer")
+        if held := self._held_push(request, afterwards=True):
+            source = io.BytesIO(source.read())  # to its end: by then the push is carried out
+            self._hold(held)
         self.server.log.update(request, status=status)
         self.start_chunked(status, headers)
         while piece := source.read1(BODY_PIECE):  # type: ignore[attr-defined]

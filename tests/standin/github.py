@@ -36,6 +36,10 @@ class Fault:
     body: bytes | Json | list[Any] = b""
     afterwards: bool = False
     released: threading.Event = field(default_factory=threading.Event)
+    repo: str = ""
+    """Of this repository alone, as `owner/name`; empty: of any."""
+    reached: threading.Event = field(default_factory=threading.Event)
+    """Set when a request has met it."""
 
 
 @dataclass
@@ -98,10 +102,13 @@ class GitHubStandIn(LoopbackServer):
         with self.lock:
             self._faults.clear()
 
-    def next_fault(self, method: str) -> Fault | None:
+    def next_fault(self, method: str, path: str) -> Fault | None:
         with self.lock:
-            waiting = self._faults.get(method)
-            return waiting.pop(0) if waiting else None
+            waiting = self._faults.get(method, [])
+            found = next((fault for fault in waiting if f"/repos/{fault.repo}" in path), None)
+            if found is not None:
+                waiting.remove(found)
+            return found
 
     def pulls(self, repo: str) -> list[Json]:
         """As GitHub would show them now, oldest first."""
@@ -235,7 +242,7 @@ class _Handler(LoopbackHandler):
             self.command, unquote(path), asked, self.lower_headers(), json.loads(given) if given else None
         )
         self.server.log.add(request)
-        fault = self.server.next_fault(self.command)
+        fault = self.server.next_fault(self.command, request.path)
         if fault is not None and not fault.afterwards and not self._meets(request, fault):
             return
         status, body = self._answer(request)
@@ -248,6 +255,7 @@ class _Handler(LoopbackHandler):
 
     def _meets(self, request: GitHubRequest, fault: Fault) -> bool:
         """Whether the right answer is still to be given."""
+        fault.reached.set()
         if fault.kind == "hold":
             self.hold(fault.released)
             return True

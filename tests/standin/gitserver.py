@@ -9,6 +9,7 @@ import base64
 import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -20,6 +21,18 @@ from tests.standin.loopback import LoopbackServer, wait_for_interrupt
 from tests.standin.request_log import RequestLog
 
 Credentials = tuple[str, str]
+
+
+@dataclass
+class HeldPush:
+    """A push that waits at the host: before it is carried out, or `afterwards`, when nobody has heard of it yet."""
+
+    afterwards: bool
+    dropped: bool = False
+    """It ends in a broken connection once it is released."""
+    reached: threading.Event = field(default_factory=threading.Event)
+    released: threading.Event = field(default_factory=threading.Event)
+
 
 # The hook reads its patterns from a file, so that no pattern is ever quoted into a shell script.
 _UPDATE_HOOK = """#!/bin/sh
@@ -46,6 +59,7 @@ class GitServer(LoopbackServer):
         self.answers_to_drop = 0
         self.hanging = False
         self.resumed = threading.Event()
+        self.held_pushes: dict[str, HeldPush] = {}
         self._auth = auth
         self._auth_of: dict[str, Credentials | None] = {}
         super().__init__(GitHandler, port)
@@ -121,6 +135,16 @@ class GitServer(LoopbackServer):
     def drop_push_answers(self, times: int = 1) -> None:
         """Let the next pushes through, and break the connection where the client waits to hear of it."""
         self.answers_to_drop = times
+
+    def hold_push(self, name: str, *, afterwards: bool) -> HeldPush:
+        """Hold the pushes to a repository from now on, until `end_push` is told what becomes of them."""
+        return self.held_pushes.setdefault(name, HeldPush(afterwards))
+
+    def end_push(self, name: str, *, dropped: bool) -> None:
+        """Whoever waits goes on, or is cut off; who comes later is not held."""
+        held = self.held_pushes.pop(name)
+        held.dropped = dropped
+        held.released.set()
 
     def hang(self) -> None:
         """Accept requests and answer nothing, until `resume` or until the client leaves."""

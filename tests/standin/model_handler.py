@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from tests.standin.model import ModelStandIn
 
 BODY_LIMIT = 32 * 1024 * 1024
-_SPOILS = {"cut", "error_event", "hang_mid", "garbage"}
+_ENDLESS = {"comments": b": still here\n\n", "endless": b"data: " + b"x" * 2**16}
+_SPOILS = {"cut", "error_event", "hang_mid", "garbage", *_ENDLESS}
 _GARBAGE = b"\x00\xff<html>this is not an event stream</html>\n\n"
 
 
@@ -104,6 +105,8 @@ class ModelHandler(LoopbackHandler):
     def _spoil(self, turn: Turn) -> None:
         if turn.fault == "hang_mid":
             self.hold()
+        if turn.fault in _ENDLESS:
+            self._pour(_ENDLESS[turn.fault])
         if turn.fault == "error_event":
             self.write_chunk(encode(("error", _error_body(turn.error_type, turn.message))))
         if turn.fault == "garbage":
@@ -112,6 +115,12 @@ class ModelHandler(LoopbackHandler):
             self.cut()
         else:
             self.end_chunks()
+
+    def _pour(self, piece: bytes) -> None:
+        while not self.client_left():
+            self.write_chunk(piece)
+            self.hold(timeout=0.01)
+        raise ClientLeft("the client left an answer without an end")
 
     def _send_whole(self, request: ModelRequest, turn: Turn) -> None:
         """The reply without streaming. A fault of the stream's middle leaves half of it."""

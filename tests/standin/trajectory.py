@@ -23,6 +23,8 @@ A fault takes these keys too, and they override the turn's. Faults:
     hang         not even headers, until the client leaves; hang_mid: the same after `after_events`
     slow         `chunk_delay_s` 0.2 unless given
     garbage      bytes that are no SSE after `after_events` (default 0), then the end
+    comments     an SSE comment every 10 ms after `after_events`, until the client leaves
+    endless      a line without an end after `after_events`, until the client leaves
 """
 
 import hashlib
@@ -47,7 +49,7 @@ type_of_status = {
 
 Json = dict[str, Any]
 TurnSpec = Mapping[str, Any] | Callable[[Json], Mapping[str, Any]]
-FAULTS = {"status", "cut", "error_event", "hang", "hang_mid", "slow", "garbage"}
+FAULTS = {"status", "cut", "error_event", "hang", "hang_mid", "slow", "garbage", "comments", "endless"}
 _MARK = re.compile(r"\[trajectory:([A-Za-z0-9_.-]+)\]")
 _SPOILT_LAST_TURN = {"content": [{"type": "text", "text": "This answer does not arrive whole."}]}
 

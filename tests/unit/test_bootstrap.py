@@ -163,6 +163,13 @@ def test_the_first_start_installs_the_lock_and_runs_the_command(checkout: Checko
     assert checkout.start("fail").returncode == 7
 
 
+def test_packages_are_compiled_where_python_may_not_keep_what_it_compiles(checkout: Checkout) -> None:
+    checkout.env["PYTHONDONTWRITEBYTECODE"] = "1"
+    assert checkout.start().returncode == 0
+    (compiled,) = checkout.venv.rglob("tiny*.pyc")
+    assert compiled.stat().st_size > 0
+
+
 def test_a_later_start_needs_neither_uv_nor_python_on_path_and_says_nothing(checkout: Checkout, place: Path) -> None:
     checkout.start()
     few = place / "few"

@@ -76,7 +76,7 @@ def test_an_unknown_model_is_told_the_known_ones() -> None:
 
 
 def test_a_real_model_needs_a_key() -> None:
-    with pytest.raises(ConfigurationError) as refused:
+    with pytest.raises(InvalidInputError) as refused:
         check_model("claude-sonnet", settings(anthropic_api_key=""))
     assert refused.value.code == "model_key_missing"
 

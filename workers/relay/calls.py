@@ -21,15 +21,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 from uuid import UUID
 
 from agent_runtime.protocol import StepRecord, message_id
 from infra.db import patiently
-from infra.errors import BudgetExceededError, InvalidInputError, TaskFailedError
-from infra.models import REPLAY_PREFIX, Model, Usage, model_table, recording_path
+from infra.errors import BudgetExceededError, TaskFailedError
+from infra.models import Usage
 from infra.services import Services
-from infra.settings import Settings
 from infra.tasks import budget, records
 from infra.tasks.budget import Hold, Payment
 from infra.tasks.log import Data
@@ -37,10 +36,7 @@ from infra.tasks.transitions import Lease
 from workers.relay.assemble import Assembly, StreamBrokenError, StreamEvent
 from workers.relay.deltas import DeltaPublisher
 from workers.relay.failures import TryFailedError
-from workers.relay.replay import Replay
-
-if TYPE_CHECKING:
-    from workers.relay.upstream import Upstream
+from workers.relay.routes import Route
 
 log = logging.getLogger(__name__)
 
@@ -49,66 +45,6 @@ MIN_ANSWER_TOKENS = 1024
 
 _BACKOFF_S = (0.5, 30.0)
 _FREE = Decimal(0)
-
-
-class Route(Protocol):
-    """Where a task's model calls go."""
-
-    model: str
-    rates: Model | None
-    """None: nothing is paid."""
-
-    def stream(self, step: int, request: dict[str, Any]) -> Iterator[StreamEvent]: ...
-
-
-class ModelRoute:
-    """The Messages API."""
-
-    def __init__(self, upstream: Upstream, model: str, settings: Settings) -> None:
-        self.model = model
-        self.rates: Model | None = model_table(settings.model_prices).rates(model)
-        self._upstream = upstream
-        self._thinking = self.rates.thinking
-
-    def stream(self, step: int, request: dict[str, Any]) -> Iterator[StreamEvent]:  # noqa: ARG002  (the seam's)
-        request = {**request, "model": self.model}
-        if self._thinking:
-            request["thinking"] = {"type": "adaptive", "display": "summarized"}
-        return self._upstream.stream(_with_cache_marks(request))
-
-
-class ReplayRoute:
-    """A recording: free, and the same every time."""
-
-    def __init__(self, model: str, settings: Settings) -> None:
-        self.model = model
-        self.rates: Model | None = None
-        self._replay = Replay(recording_path(model, settings))
-
-    def stream(self, step: int, request: dict[str, Any]) -> Iterator[StreamEvent]:  # noqa: ARG002  (the seam's)
-        return self._replay.stream(step, model=self.model)
-
-
-def open_upstream(settings: Settings) -> Upstream | None:
-    """None where no key is set: there only recordings play."""
-    if not settings.anthropic_api_key.get_secret_value():
-        return None
-    from workers.relay.upstream import Upstream  # the SDK behind it takes seconds to import
-
-    return Upstream(settings)
-
-
-def choose_route(model: str, settings: Settings, upstream: Upstream | None) -> Route:
-    """Raises InvalidInputError when the model or recording is no longer there, or the key for it."""
-    if model.startswith(REPLAY_PREFIX):
-        return ReplayRoute(model, settings)
-    if upstream is None:
-        raise InvalidInputError(
-            "this worker has no model key",
-            hint="Set FARHAND_ANTHROPIC_API_KEY for the workers too, restart them, then retry the task.",
-            code="model_key_missing",
-        )
-    return ModelRoute(upstream, model, settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,19 +143,18 @@ class ModelCaller:
         assembly = Assembly()
         name = message_id(ask.step, held.try_)
         with DeltaPublisher(self._services.bus, self._lease.task_id, name) as deltas:
-            stream = self._route.stream(ask.step, request)
-            for event in stream:
-                try:
-                    assembly.feed(event)
-                except StreamBrokenError as error:
-                    raise TryFailedError(str(error), accepted=True) from error
-                if assembly.done:
-                    _let_end(stream)
-                    return assembly, event
-                if time.monotonic() >= deadline:
-                    raise TryFailedError("the model did not finish within the deadline", accepted=True)
-                deltas.feed(event)
-                forward(event)
+            stream = self._route.stream(ask.step, request, deadline)
+            try:
+                for event in stream:
+                    _feed(assembly, event)
+                    if assembly.done:
+                        _let_end(stream)
+                        return assembly, event
+                    deltas.feed(event)
+                    forward(event)
+            except BaseException:
+                stream.close()  # the loop is gone, or the lease: the rest of the answer would be paid for nothing
+                raise
         raise TryFailedError("the stream ended before message_stop", accepted=True)
 
     def _record(self, ask: Ask, held: Hold, assembly: Assembly) -> None:
@@ -274,6 +209,13 @@ class ModelCaller:
                 records.append_event(tx, self._lease, ("error", {"code": "model_try_failed", "message": text[:1000]}))
 
 
+def _feed(assembly: Assembly, event: StreamEvent) -> None:
+    try:
+        assembly.feed(event)
+    except StreamBrokenError as error:
+        raise TryFailedError(str(error), accepted=True) from error
+
+
 def _let_end(stream: Iterator[StreamEvent]) -> None:
     """Read what follows the last event (the end of the reply), so that the connection can be used again."""
 
@@ -290,23 +232,3 @@ def _unavailable(error: TryFailedError, deadline: float) -> TaskFailedError:
         hint="The work so far is kept. Retry the task once the model's service is well again.",
         code="model_unavailable",
     )
-
-
-def _with_cache_marks(request: dict[str, Any]) -> dict[str, Any]:
-    """Mark the instructions and the newest turn as cacheable: each step reads the whole conversation again."""
-    *earlier, last = request["messages"]
-    marked = {**request, "messages": [*earlier, {**last, "content": _last_marked(last["content"])}]}
-    if request.get("system"):
-        marked["system"] = _last_marked(request["system"])
-    return marked
-
-
-def _last_marked(content: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The blocks of `content` with a cache mark on the last one, unless it is of a kind that takes none."""
-    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    if blocks[-1]["type"] in _UNMARKABLE:
-        return blocks
-    return [*blocks[:-1], {**blocks[-1], "cache_control": {"type": "ephemeral"}}]
-
-
-_UNMARKABLE = frozenset({"thinking", "redacted_thinking"})

@@ -24,7 +24,8 @@ from infra.tasks.transitions import Lease, hold
 from workers.git.repo import MAX_PACK_BYTES, checked_id
 from workers.relay import asked
 from workers.relay.assemble import StreamEvent, stream_events
-from workers.relay.calls import Ask, ModelCaller, Route
+from workers.relay.calls import Ask, ModelCaller
+from workers.relay.routes import Route
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ The file is what `GET /v1/tasks/{id}/recording` serves. The tools run for real; 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class Replay:
                 code="bad_recording",
             ) from None
 
-    def stream(self, step: int, *, model: str) -> Iterator[StreamEvent]:
+    def stream(self, step: int, *, model: str) -> Generator[StreamEvent]:
         """The events of one step. Raises TaskFailedError (`recording_exhausted`) past its end."""
         if step > len(self._recording.steps):
             raise TaskFailedError(

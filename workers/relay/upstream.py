@@ -6,8 +6,8 @@ takes seconds to import, so this module is imported only where there is a key to
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Generator, Iterator
+from typing import Any, cast
 
 import anthropic
 import httpx2
@@ -18,6 +18,7 @@ from infra.settings import Settings
 from workers.relay import words
 from workers.relay.assemble import StreamBrokenError, StreamEvent
 from workers.relay.failures import TryFailedError
+from workers.relay.reply import BoundedReply, time_left
 
 CONNECT_TIMEOUT_S = 10.0
 _RETRYABLE = frozenset({408, 409, 429})
@@ -27,19 +28,19 @@ class Upstream:
     """A client of one Messages API. Thread-safe; its connections are kept alive between calls."""
 
     def __init__(self, settings: Settings) -> None:
+        self._idle_s = settings.model_idle_timeout
         self._client = anthropic.Anthropic(
             api_key=settings.anthropic_api_key.get_secret_value(),
             base_url=settings.anthropic_base_url,
             max_retries=0,
-            timeout=anthropic.Timeout(settings.model_idle_timeout, connect=CONNECT_TIMEOUT_S),
         )
 
     def close(self) -> None:
         """Give back the connections that are kept alive."""
         self._client.close()
 
-    def stream(self, request: dict[str, Any]) -> Iterator[StreamEvent]:
-        """The events of one streamed call, pings included, as the API sent them.
+    def stream(self, request: dict[str, Any], deadline: float) -> Generator[StreamEvent]:
+        """The events of one streamed call, pings included, as the API sent them, over by `deadline` (monotonic, s).
 
         Raises:
             TryFailedError: for every way in which a call can fail, a stream cut short included.
@@ -47,9 +48,9 @@ class Upstream:
         accepted = False
         try:
             create = self._client.messages.with_streaming_response.create
-            with create(**request, stream=True) as response:
+            with create(**request, stream=True, timeout=self._timeout(deadline)) as response:
                 accepted = True
-                yield from _decode(response.http_response)
+                yield from _decode(BoundedReply(response.http_response, deadline))
         except anthropic.APIStatusError as error:
             raise _refused(error) from error
         except (anthropic.APIConnectionError, httpx2.HTTPError, StreamBrokenError, UnicodeDecodeError) as error:
@@ -62,9 +63,14 @@ class Upstream:
                 f"the connection to the model broke: {error.__cause__ or error}", accepted=True
             ) from error
 
+    def _timeout(self, deadline: float) -> anthropic.Timeout:
+        """How long each read may be silent."""
+        left = time_left(deadline, accepted=False)
+        return anthropic.Timeout(min(self._idle_s, left), connect=min(CONNECT_TIMEOUT_S, left))
 
-def _decode(response: httpx2.Response) -> Iterator[StreamEvent]:
-    for sse in Stream.raw_events(response):
+
+def _decode(reply: BoundedReply) -> Iterator[StreamEvent]:
+    for sse in Stream.raw_events(cast("httpx2.Response", reply)):
         if not sse.data:
             continue
         try:

@@ -91,7 +91,8 @@ class Sandbox(Protocol):
 
 
 class Driver(Protocol):
-    """Starts sandboxes of one kind on this host, and finds those that a dead worker left. Safe for many threads."""
+    """Starts sandboxes of one kind on this host, and finds those that a dead worker left: they run on without it.
+    Safe for many threads."""
 
     kind: Kind
 
@@ -105,6 +106,15 @@ class Driver(Protocol):
             EngineUnavailableError: worth another try, on any host.
             ImageMissingError, SandboxStartError: another try meets the same.
         """
+
+    def running(self) -> set[str]:
+        """Ids of this deployment's sandboxes that run on this host now, whoever started them.
+
+        Raises EngineUnavailableError.
+        """
+
+    def find(self, spec: SandboxSpec) -> Sandbox:
+        """A sandbox that another process has started from `spec`. One that runs no more has ended: `wait` says so."""
 
     def source(self) -> str:
         """What a sandbox that is started now is made from: equal as long as that is the same. For `docker` the id that

@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 def choose_driver(settings: Settings) -> Driver:
     """The driver that FARHAND_SANDBOX names; `auto` is docker where an engine answers and has the image, else local.
 
-    A driver that is named is returned unchecked: an engine may come up later, and until then each start says what is
-    missing. `driver.kind` says what was chosen; the runner refuses a real model in a `local` one that was not named.
+    A driver that is named is returned unchecked: a worker checks it when it starts, and says what is missing.
+    `driver.kind` says what was chosen; the runner refuses a real model in a `local` one that was not named.
     """
     if settings.sandbox == "local":
         return LocalDriver(settings)

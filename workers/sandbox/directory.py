@@ -3,6 +3,7 @@
     link/             the worker's sockets. Owned by the worker, open to the loop's group only: the loop connects, and
                       nobody inside can write here, so whoever binds the next socket needs no care about symlinks
     in/objects/pack/  where the worker hard-links packs; everybody inside may read
+    served            there once a loop may have got its job: from then on another worker can serve it (`mark_served`)
     work/             (sandbox `local` only) the helper's own; in a container this is a tmpfs
 
 Beside it, `<id>.hold` is the lock of whoever wants the sandbox before a task does (`hold`).
@@ -107,6 +108,16 @@ def _make_link(link: Path) -> None:
     if os.geteuid() == 0:
         os.chown(link, 0, users().loop)
         link.chmod(0o710)
+
+
+def mark_served(directory: Path) -> None:
+    """Its objects are in place and its job is about to be answered: whoever serves it next finds it whole."""
+    (directory / "served").touch()
+
+
+def was_served(directory: Path) -> bool:
+    """Whether a loop may be at work in it. Nobody adopts one that waits for what its dead worker was preparing."""
+    return (directory / "served").exists()
 
 
 def found(run_dir: Path) -> list[str]:

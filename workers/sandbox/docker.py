@@ -144,15 +144,18 @@ class DockerDriver:
             raise
         return DockerSandbox(spec.id, spec.directory, container, self._engine, self._killer)
 
+    def running(self) -> set[str]:
+        return self._containers({"status": "running"})
+
+    def find(self, spec: SandboxSpec) -> DockerSandbox:
+        return DockerSandbox(spec.id, spec.directory, self._name(spec.id), self._engine, self._killer)
+
     def source(self) -> str:
         with self._start_errors(), engine_errors():
             return str(self._engine.client().inspect_image(self._settings.agent_image)["Id"])
 
     def leftovers(self) -> list[str]:
-        label = f"{DEPLOYMENT_LABEL}={self._deployment}"
-        with engine_errors():
-            containers = self._engine.client().containers(all=True, filters={"label": label})
-        return sorted({container["Labels"][SANDBOX_LABEL] for container in containers} | {*self._directories()})
+        return sorted(self._containers({}) | {*directory.found(self._run_dir)})
 
     def remove(self, sandbox_id: str) -> None:
         _remove(self._engine, self._name(sandbox_id), directory.path_of(self._run_dir, sandbox_id))
@@ -161,8 +164,11 @@ class DockerDriver:
         self._engine.close()
         self._killer.close()
 
-    def _directories(self) -> list[str]:
-        return directory.found(self._run_dir)
+    def _containers(self, filters: dict[str, str]) -> set[str]:
+        wanted = {"label": f"{DEPLOYMENT_LABEL}={self._deployment}", **filters}
+        with engine_errors():
+            containers = self._engine.client().containers(all=True, filters=wanted)
+        return {container["Labels"][SANDBOX_LABEL] for container in containers}
 
     def _name(self, sandbox_id: str) -> str:
         return f"farhand-{self._deployment}-{sandbox_id}"

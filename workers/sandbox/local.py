@@ -23,6 +23,7 @@ from infra.errors import ConfigurationError
 from infra.settings import Settings
 from workers.sandbox import directory, local_processes
 from workers.sandbox.base import DETAIL_BYTES, EngineUnavailableError, Exit, Kind, SandboxSpec, SandboxStartError
+from workers.sandbox.local_processes import Stranger
 from workers.sandbox.watch import ExitWatch
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ _RUN_DIR_HINT = "Set FARHAND_RUN_DIR to a directory that everybody may enter, su
 class LocalSandbox:
     """A tree of processes. See `base.Sandbox`."""
 
-    def __init__(self, sandbox_id: str, path: Path, supervisor: subprocess.Popen[bytes]) -> None:
+    def __init__(self, sandbox_id: str, path: Path, supervisor: subprocess.Popen[bytes] | Stranger) -> None:
         self.id = sandbox_id
         self._path = path
         self._supervisor = supervisor
@@ -57,6 +58,8 @@ class LocalSandbox:
     def _until_exit(self) -> Exit:
         code = self._supervisor.wait()
         local_processes.kill_all(self._path / "work")  # what a killed supervisor could not end itself
+        if code is None:  # another worker has started it
+            return Exit(None, False, self._last_words())
         killed = code == -9
         return Exit(128 - code if code < 0 else code, False, "" if killed or code == 0 else self._last_words())
 
@@ -108,6 +111,14 @@ class LocalDriver:
             raise SandboxStartError(f"cannot start a local sandbox: {error}") from error
         return LocalSandbox(spec.id, spec.directory, supervisor)
 
+    def running(self) -> set[str]:
+        return {work.parent.name for work in local_processes.leaders(self._work_of(one) for one in self.leftovers())}
+
+    def find(self, spec: SandboxSpec) -> LocalSandbox:
+        work = self._work_of(spec.id)
+        pid = local_processes.leaders([work]).get(work)
+        return LocalSandbox(spec.id, spec.directory, Stranger(pid))
+
     def source(self) -> str:
         try:
             return self._python()
@@ -126,6 +137,9 @@ class LocalDriver:
 
     def close(self) -> None:
         """Nothing is open."""
+
+    def _work_of(self, sandbox_id: str) -> Path:
+        return directory.path_of(self._run_dir, sandbox_id) / "work"
 
     def _launch(self, spec: SandboxSpec, work: Path) -> subprocess.Popen[bytes]:
         (spec.directory / "link").stat()

@@ -8,9 +8,11 @@ a command cannot leave this family.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +45,40 @@ def kill_all(work: Path) -> bool:
     return True
 
 
+def leaders(works: Iterable[Path]) -> dict[Path, int]:
+    """The first process (the supervisor) of each sandbox that runs, by its work directory."""
+    wanted = {os.fsencode(work): work for work in works}
+    found: defaultdict[Path, dict[int, int]] = defaultdict(dict)
+    for pid in _pids() if wanted else ():
+        try:
+            work = next((wanted[word] for word in _read(pid, "cmdline").split(b"\0") if word in wanted), None)
+            if work is not None and (status := _status(pid)) is not None:
+                found[work][pid] = status
+        except OSError:
+            continue
+    first = {work: [pid for pid, parent in family.items() if parent not in family] for work, family in found.items()}
+    return {work: pids[0] for work, pids in first.items() if pids}
+
+
+class Stranger:
+    """A process that is no child of ours: its end can be waited for, its exit code is not ours to know."""
+
+    def __init__(self, pid: int | None) -> None:
+        try:
+            self._descriptor = None if pid is None else os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._descriptor = None
+
+    def wait(self) -> None:
+        """Returns once it has ended, at once if it was gone before. Called once."""
+        if self._descriptor is None:
+            return
+        waiting = select.poll()
+        waiting.register(self._descriptor, select.POLLIN)
+        waiting.poll()
+        os.close(self._descriptor)
+
+
 def threads_of(uid: int) -> int:
     """How many threads the user runs on this host, which is what RLIMIT_NPROC counts."""
     count = 0
@@ -66,12 +102,17 @@ def _family(work: Path) -> set[int]:
 def _processes(work: bytes) -> Iterator[_Process]:
     for pid in _pids():
         try:
-            fields = _read(pid, "stat").rpartition(b")")[2].split()
-            state, parent = fields[0], int(fields[1])
-            if state not in b"ZX":  # the dead do not count, collected or not
+            parent = _status(pid)
+            if parent is not None:
                 yield _Process(pid, parent, _is_marked(pid, work))
         except OSError:
             continue
+
+
+def _status(pid: int) -> int | None:
+    """Its parent; None for the dead, who do not count, collected or not."""
+    state, parent, *_ = _read(pid, "stat").rpartition(b")")[2].split()
+    return None if state in b"ZX" else int(parent)
 
 
 def _is_marked(pid: int, work: bytes) -> bool:

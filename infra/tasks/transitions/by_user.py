@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, func, insert, select, text
 from sqlalchemy import delete as delete_from
 
+from infra import limits
 from infra.errors import ConflictError, NotFoundError
 from infra.ids import new_id
 from infra.projects import default_name
@@ -21,7 +22,10 @@ from infra.tasks.states import OPEN, TERMINAL, Status
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewTask:
-    """`project_id` names the project; None takes the user's project of `repo_url`, or makes one."""
+    """`project_id` names the project; None takes the user's project of `repo_url`, or makes one.
+
+    `user_limit` is FARHAND_MAX_CONCURRENT_TASKS.
+    """
 
     user_id: UUID
     project_id: UUID | None
@@ -31,12 +35,14 @@ class NewTask:
     model: str
     base_branch: str | None
     budget_usd: Decimal
+    user_limit: int
 
 
 _COLUMNS = ", ".join(Task.__table__.c.keys())
 
 # All in one statement, so in one round trip and without BEGIN and COMMIT: this is on the way of every POST /v1/tasks.
-# The lock keeps a project from being deleted until the task stands beside it.
+# The lock keeps a project from being deleted until the task stands beside it. Beyond what its user may run at a time no
+# wake-up is sent, and `enqueued_at` stays null: infra.tasks.turns has the rest.
 _CREATE = """
 with found as (
     select id, repo_url from projects where user_id = :user_id and {which} for key share
@@ -51,7 +57,11 @@ with found as (
 ), task as (
     insert into tasks (id, user_id, project_id, repo_url, prompt, agent, model, base_branch, budget_usd,
                        unread, last_seq, enqueued_at)
-    select :id, :user_id, project.id, project.repo_url, :prompt, :agent, :model, :base_branch, :budget_usd, 1, 1, now()
+    select :id, :user_id, project.id, project.repo_url, :prompt, :agent, :model, :base_branch, :budget_usd, 1, 1,
+        case when not exists (
+            select from tasks other where other.user_id = :user_id and other.status in ('pending', 'running')
+            offset (select greatest({limit}, 1) - 1 from users where users.id = :user_id)
+        ) then now() end
     from project
     returning *
 ), event as (
@@ -62,12 +72,15 @@ with found as (
 )
 select {columns} from task
 """
-_CREATE_IN_PROJECT = text(_CREATE.format(which="id = :project_id", columns=_COLUMNS)).columns(*Task.__table__.c)
-_CREATE_ON_REPO = text(_CREATE.format(which="repo_url = :repo_url", columns=_COLUMNS)).columns(*Task.__table__.c)
+_PARTS = {"columns": _COLUMNS, "limit": limits.OF_USER}
+_CREATE_IN_PROJECT = text(_CREATE.format(which="id = :project_id", **_PARTS)).columns(*Task.__table__.c)
+_CREATE_ON_REPO = text(_CREATE.format(which="repo_url = :repo_url", **_PARTS)).columns(*Task.__table__.c)
 
 
 def create(tx: Transaction, new: NewTask) -> TaskRow:
     """Store a pending task with event 1. Its prompt is the first message of the conversation.
+
+    Its wake-up is to be sent if `enqueued_at` is set.
 
     One statement, so `tx` may be a single-statement one. Raises NotFoundError: the user has no such project.
     """

@@ -6,10 +6,10 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import ColumnElement, func, insert, or_, select
-from sqlalchemy.orm import aliased
 
 from agent_runtime.protocol import Failure
-from infra.tables import Attempt, Task, User, Worker
+from infra import limits
+from infra.tables import Attempt, Task, Worker
 from infra.tasks.log import Draft, TaskRow, Transaction
 from infra.tasks.states import Status
 from infra.tasks.transitions.lease import RELEASED, Lease, close_attempt, hold, in_seconds
@@ -20,13 +20,11 @@ def claim(
 ) -> tuple[Lease, TaskRow] | None:
     """Take a pending task: attempt n+1 with a fresh token.
 
-    None when it is not pending, rests until later, or its user has `user_limit` running tasks already (their own
-    limit, if set, replaces it).
+    None when it is not pending, rests until later, or a limit on running tasks leaves no room (`infra.limits`;
+    `user_limit` is that of a user for whom nobody set one). However many claims race, none of them passes a limit.
     """
+    limits.hold(tx.connection, task_id)
     token = uuid4()
-    other = aliased(Task)
-    running = select(func.count()).where(other.user_id == Task.user_id, other.status == Status.RUNNING)
-    limit = select(func.coalesce(User.max_concurrent_tasks, user_limit)).where(User.id == Task.user_id)
     alive = select(Worker.id).where(Worker.id == worker_id, Worker.swept_at.is_(None)).exists()
     reason = _resume_reason(tx, task_id)
     row = tx.advance(
@@ -35,7 +33,7 @@ def claim(
             Task.status == Status.PENDING,
             Task.cancel_requested_at.is_(None),
             or_(Task.not_before.is_(None), Task.not_before <= func.now()),
-            running.scalar_subquery() < limit.scalar_subquery(),
+            limits.room_for_task(user_limit),
             alive,
         ),
         (

@@ -21,6 +21,7 @@ NOT_TEXT: list[Any] = [None, 5, True, [], {}, ["a"]]
 def refused(answer: TestResponse, status: int, code: str | None = None) -> dict[str, Any]:
     assert answer.status_code == status, answer.text
     problem: dict[str, Any] = answer.json  # type: ignore[assignment]
+    assert problem["detail"]
     assert problem["hint"]
     assert len(answer.get_data()) < 3000
     if code:
@@ -92,7 +93,7 @@ def test_a_task_that_makes_no_sense(ada: Person, body: dict[str, Any], code: str
 
 @pytest.mark.parametrize("more_settings", [{"model": "claude-sonnet"}])
 def test_a_real_model_without_a_key(ada: Person, more_settings: dict[str, Any]) -> None:
-    problem = refused(ada("POST", "/v1/tasks", TASK), 503, "model_key_missing")
+    problem = refused(ada("POST", "/v1/tasks", TASK), 422, "model_key_missing")
     assert "FARHAND_ANTHROPIC_API_KEY" in problem["hint"]
     ada.task(model="replay:demo")
 

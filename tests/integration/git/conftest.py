@@ -12,7 +12,8 @@ from tests.standin.gitserver import GitServer
 from workers.git.mirror import Mirror, MirrorStore
 from workers.git.remote import Credentials
 
-SECRET = "s3cret-token"
+SECRET = f"s3cret-{uuid4().hex}"
+"""Looked for in the command lines of all processes, so that it must be of this one run."""
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from agent_runtime.protocol import HEADER_INBOX, HEADER_STEP, VERSION, Finish, J
 from infra.tasks.transitions import Lease
 from tests.standin.model import ModelStandIn
 from tests.world import World
-from workers.relay.calls import choose_route
 from workers.relay.link import Link
+from workers.relay.routes import choose_route
 from workers.relay.server import LinkServer
 from workers.relay.upstream import Upstream
 

@@ -16,7 +16,7 @@ from tests.integration.relay.stage import MODEL, RESULT, TOOLS, TURN, Attempt, S
 from tests.standin.model import ModelStandIn
 from tests.world import World
 from workers.relay import server as link_server
-from workers.relay.calls import choose_route
+from workers.relay.routes import choose_route
 from workers.relay.upstream import Upstream
 
 

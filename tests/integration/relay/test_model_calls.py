@@ -22,7 +22,8 @@ from tests.standin.model import ModelStandIn
 from tests.world import World
 from workers.relay import calls
 from workers.relay.assemble import StreamEvent
-from workers.relay.calls import Ask, ModelCaller, choose_route
+from workers.relay.calls import Ask, ModelCaller
+from workers.relay.routes import choose_route
 from workers.relay.upstream import Upstream
 
 ANSWER = {
@@ -145,6 +146,7 @@ def test_the_instructions_and_the_newest_turn_are_marked_as_cacheable(make_bench
         {"fault": "cut", "after_events": 4, "clean": True},
         {"fault": "error_event"},
         {"fault": "garbage"},
+        {"fault": "endless"},
         {"fault": "hang"},
         {"fault": "hang_mid"},
     ],
@@ -195,6 +197,20 @@ def test_a_model_that_is_overloaded_for_ever_ends_within_the_deadline(
     assert failed.value.code == "model_unavailable"
     assert set(bench.call_states()) == {"released"}
     assert bench.money() == (0, 0)
+
+
+@pytest.mark.parametrize("fault", ["comments", "slow"])
+def test_a_model_that_is_never_silent_and_never_done_ends_within_the_deadline(
+    make_bench: Any, settings: Settings, world: World, fault: str
+) -> None:
+    object.__setattr__(world.services, "settings", settings.model_copy(update={"model_deadline": 2.0}))
+    bench = make_bench({"fault": fault, "times": "forever"}, {**ANSWER, "chunk_chars": 1})
+    with pytest.raises(TaskFailedError, match="did not finish within the deadline") as failed:
+        bench.ask()
+    assert failed.value.code == "model_unavailable"
+    assert bench.call_states() == ["lost"]
+    assert bench.record() is None
+    bench.model.wait_until(lambda requests: all(request.finished_at for request in requests), timeout=10)
 
 
 def test_a_call_that_could_pass_the_budget_is_not_made(make_bench: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -11,15 +12,32 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from sqlalchemy import select
 
+from agent_runtime.protocol import Result
 from infra.errors import AuthorityLostError, ConflictError, NotFoundError
-from infra.tasks import records, transitions
+from infra.tables import Attempt, EgressConnection, Message, ModelCall, Patch, Step, Task, ToolCall, Tree
+from infra.tasks import budget, pull_requests, records, takeover, transitions
+from infra.tasks.egress import EgressRecord, record_egress
 from infra.tasks.log import Transaction
 from infra.tasks.states import TERMINAL, Status
 from infra.tasks.transitions import Lease
 from tests.world import World
 
 ERROR = {"code": "c", "message": "m", "hint": "h"}
+HELD = budget.Hold(UUID(int=1), step=1, try_=1, amount=Decimal(1), spent_before=Decimal(0))
+PUSHED = {"branch": "b", "sha": "1" * 40, "files_changed": 1, "insertions": 1, "deletions": 0}
+RESULT: Result = {
+    "step": 1,
+    "index": 0,
+    "output": "out",
+    "is_error": False,
+    "truncated": False,
+    "duration_ms": 1,
+    "tree": "1" * 40,
+    "parent": "0" * 40,
+    "left_out": [],
+}
 
 
 def test_a_task_is_claimed_by_one_of_many(world: World) -> None:
@@ -51,6 +69,7 @@ def test_a_users_limit_holds_back_the_next_claim(world: World) -> None:
     assert world.claim(world.task(user_id=world.another_user()), worker, limit=1) is not None
 
 
+WRITTEN = (Task, Attempt, Step, Message, ToolCall, Tree, Patch, ModelCall, EgressConnection)
 STALE_WRITES: dict[str, Callable[[Transaction, Lease], object]] = {
     "complete": lambda tx, lease: transitions.complete(tx, lease, "done"),
     "fail": lambda tx, lease: transitions.fail(tx, lease, ERROR),  # type: ignore[arg-type]
@@ -64,6 +83,15 @@ REFUSED_WRITES: dict[str, Callable[[Transaction, Lease], object]] = {
     "calls": lambda tx, lease: records.record_calls(tx, lease, {"step": 1, "calls": []}),
     "step": lambda tx, lease: records.record_step(tx, lease, records.NewStep(1, None, {}, "", (), ())),
     "intent": lambda tx, lease: records.record_push_intent(tx, lease, sha="1" * 40, expected=None),
+    "result": lambda tx, lease: records.record_result(tx, lease, RESULT, b"pack", limit=10),
+    "push": lambda tx, lease: records.record_push(tx, lease, sha="1" * 40, event=("branch_pushed", PUSHED)),
+    "pull request": pull_requests.take_after_push,
+    "egress": lambda tx, lease: record_egress(
+        tx, lease, [EgressRecord(host="h", port=1, method="", decision="refused")]
+    ),
+    "death": lambda tx, lease: transitions.give_back_after_death(tx, lease, limit=5, error=ERROR),  # type: ignore[arg-type]
+    "released": lambda tx, lease: budget.release(tx, lease, HELD, "refused"),
+    "lost": lambda tx, lease: budget.lose(tx, lease, HELD, "cut off"),
     "patch": lambda tx, lease: records.save_patch(tx, lease, base_sha="0", tree="", diff=b"", counts=(0, 0, 0)),
 }
 
@@ -77,7 +105,7 @@ def test_a_worker_that_lost_its_task_writes_nothing(world: World, name: str) -> 
     assert [row.id for row in world.sweep()] == [stale.task_id]
     fresh = world.claim(stale.task_id, successor)
     assert fresh is not None
-    before, events = world.row(stale.task_id), world.events(stale.task_id)
+    before, events = everything(world), world.events(stale.task_id)
 
     if name in STALE_WRITES:
         with world.services.tasks.transaction() as tx:
@@ -86,8 +114,24 @@ def test_a_worker_that_lost_its_task_writes_nothing(world: World, name: str) -> 
         with pytest.raises(AuthorityLostError), world.services.tasks.transaction() as tx:
             REFUSED_WRITES[name](tx, stale)
 
-    assert world.row(stale.task_id) == before
+    assert everything(world) == before
     assert world.events(stale.task_id) == events
+
+
+def test_a_worker_that_lost_its_task_reserves_no_money(world: World) -> None:
+    lease = world.claimed()
+    with world.services.tasks.transaction() as tx:
+        assert transitions.hand_over(tx, lease, "handed_over")
+    before = everything(world)
+    with pytest.raises(AuthorityLostError):
+        budget.reserve(world.services.tasks, lease, step=1, model="m", amount=Decimal(1))
+    assert everything(world) == before
+
+
+def everything(world: World) -> dict[str, list[Any]]:
+    """All rows of all tables in which a worker writes for a task."""
+    with world.services.database.read() as connection:
+        return {table.__tablename__: list(connection.execute(select(*table.__table__.c))) for table in WRITTEN}
 
 
 def test_the_next_attempt_resumes_with_the_reason(world: World) -> None:
@@ -227,6 +271,24 @@ class Life(RuleBasedStateMachine):
         self.world.let_die(self.worker_id)
         self.world.sweep()
         assert self.world.row(self.task_id).status != Status.RUNNING
+
+    @precondition(lambda self: self.worker_id)
+    @rule(leaves=st.booleans(), adopted=st.booleans())
+    def die_and_be_succeeded(self, *, leaves: bool, adopted: bool) -> None:
+        """By a process that found its lock free."""
+        assert self.worker_id is not None
+        heir = self.world.worker()
+        if self.world.row(self.task_id).status == Status.RUNNING:
+            with self.world.services.tasks.transaction() as tx:
+                records.record_sandbox(tx, self.leases[-1], "sandbox")
+        if leaves:
+            self.world.leave(self.worker_id)
+        with self.world.services.tasks.transaction() as tx:
+            sandboxes = {self.task_id: "sandbox"} if adopted else {}
+            taken, _ = takeover.take_over(tx, self.worker_id, heir=heir, sandboxes=sandboxes, all_of_it=True)
+        assert (self.world.row(self.task_id).status == Status.RUNNING) == bool(taken)
+        self.leases += [adoption.lease for adoption in taken]
+        self.worker_id = heir
 
     @invariant()
     def the_row_and_its_log_agree(self) -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +72,10 @@ def driver(kind: Kind, run_dir: Path) -> Iterator[Driver]:
     """Leaves nothing behind, whatever a test did."""
     settings = make_settings(database_url="", redis_url="", run_dir=run_dir)
     driver: Driver = DockerDriver(settings) if kind == "docker" else LocalDriver(settings)
-    yield driver
-    for sandbox_id in driver.leftovers():
-        driver.remove(sandbox_id)
-    driver.close()
+    with closing(driver):
+        yield driver
+        for sandbox_id in driver.leftovers():
+            driver.remove(sandbox_id)
 
 
 @pytest.fixture

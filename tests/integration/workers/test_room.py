@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -46,7 +47,7 @@ def test_a_host_without_room_says_so_once_and_passes_the_wake_up_on(
 def test_a_worker_asks_before_it_claims(world: World) -> None:
     services = a_room(world.services, MORE_THAN_THERE_IS)._services
     host = WorkerHost(services, LocalDriver(services.settings), name="w1")
-    host._alive_until = float("inf")  # as after a heartbeat
+    host._lifetime.beaten(time.monotonic())
     task = world.task()
     host.run(task)
     assert world.row(task).status == Status.PENDING

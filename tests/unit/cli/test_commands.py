@@ -125,6 +125,32 @@ def test_an_address_or_key_that_cannot_be_used_is_named_at_once(
     assert said.returncode in {code, 1} if command == "doctor" else said.returncode == code
 
 
+@pytest.mark.parametrize("command", ["api", "gateway", "worker"])
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({}, "FARHAND_DATABASE_URL and FARHAND_REDIS_URL"),
+        ({"FARHAND_DATABASE_URL": "nonsense"}, "FARHAND_DATABASE_URL"),
+        ({"FARHAND_DATABASE_URL": "postgresql://127.0.0.1:1/farhand"}, "FARHAND_REDIS_URL"),
+        (
+            {"FARHAND_DATABASE_URL": "postgresql://127.0.0.1:1/x", "FARHAND_REDIS_URL": "redis://127.0.0.1:1/0"},
+            "FARHAND_SECRET_KEYS",
+        ),
+    ],
+    ids=["nothing", "nonsense", "no Redis", "no keys"],
+)
+def test_a_service_without_a_setting_says_which(command: str, given: dict[str, str], named: str) -> None:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("FARHAND_")}
+    said = subprocess.run(  # a process of its own: the command would become the service
+        [sys.executable, "-m", "infra.cli", command],
+        env={**clean, **given}, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert said.returncode == 2
+    assert named in said.stderr
+    _, hint = said.stderr.strip().splitlines()
+    assert hint.startswith("  ")
+
+
 def test_data_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "lock").mkdir()  # root may write anywhere, but not open a directory as a file
     said = farhand("up", "--data", str(tmp_path))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,7 +20,24 @@ from agent_runtime.protocol import VERSION
 from tests.unit.runtime.linkserver import DEADLINE_S, LinkServer, Reply
 
 IS_ROOT = os.geteuid() == 0
-LOOP_UID, HELPER_UID = 61_801, 61_802
+
+
+def _take_users() -> int:
+    """Two users whom no other run of these tests has, on this machine, while this process lives; the first of them."""
+    for first in range(61_800, 62_000, 2):
+        held = socket.socket(socket.AF_UNIX)
+        try:
+            held.bind(f"\0farhand-test-users-{first}")  # an abstract name: it goes with this process
+        except OSError:
+            held.close()
+        else:
+            atexit.register(held.close)
+            return first
+    raise RuntimeError("a hundred runs of these tests have taken all users that are set apart for them")
+
+
+LOOP_UID = _take_users()
+HELPER_UID = LOOP_UID + 1
 """Users that nobody else on the machine runs as: `kill -9 -1` is one of the tests."""
 
 GIT = {

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.runtime.conftest import HELPER_UID, IS_ROOT, Sandbox
+from tests.unit.runtime.conftest import HELPER_UID, IS_ROOT, LOOP_UID, Sandbox
 from tests.unit.runtime.linkserver import DEADLINE_S, says, tool_use
 from tests.unit.runtime.processes import is_alive, processes_of
 
@@ -188,7 +188,7 @@ def test_a_helper_that_is_stopped_counts_as_killed(sandbox: Sandbox) -> None:
 
 @needs_root
 def test_commands_cannot_reach_the_loop(sandbox: Sandbox) -> None:
-    find = "for p in /proc/[0-9]*; do grep -qs 'Uid:.61801' $p/status && echo ${p#/proc/}; done"
+    find = f"for p in /proc/[0-9]*; do grep -qs 'Uid:.{LOOP_UID}' $p/status && echo ${{p#/proc/}}; done"
     server = sandbox.run(
         says(command(f"for p in $({find}); do cat /proc/$p/environ; ls /proc/$p/fd; kill -9 $p; done")),
         says(command(f"ls {sandbox.link}; cat {sandbox.link}/host.sock")),
