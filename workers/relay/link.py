@@ -128,7 +128,7 @@ class Link:
         threading.Thread(
             target=self._call_model, args=(step, request, inbox, events), name=f"step {step}", daemon=True
         ).start()
-        return _drain(events)
+        return bursts(events)
 
     def calls(self, calls: Calls) -> None:
         """Announce calls of a recorded step. What they are says the record, not the sandbox.
@@ -259,8 +259,11 @@ def _bounded(result: Result, pack: bytes) -> Result:
     }
 
 
-def _drain(events: queue.SimpleQueue[StreamEvent | BaseException]) -> Iterator[list[StreamEvent]]:
-    """Whatever is there at a time: to wake the loop for each event by itself would cost more than most events."""
+def bursts(events: queue.SimpleQueue[StreamEvent | BaseException]) -> Iterator[list[StreamEvent]]:
+    """Whatever is there at a time: to wake the loop for each event by itself would cost more than most events.
+
+    Ends after `message_stop`. Raises the exception that comes in place of an event, once those before it were yielded.
+    """
     while True:
         burst: list[StreamEvent] = []
         event = events.get()
