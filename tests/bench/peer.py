@@ -89,7 +89,7 @@ def _ours(stage: Stage) -> list[float]:
 
 def _theirs(python: Path, image: str) -> list[float]:
     """From before its container is started; a step is done when its output is there."""
-    command = [python, "-P", Path(__file__).with_name("peer_run.py"), image, str(STEPS)]
+    command = [str(python), "-P", str(Path(__file__).with_name("peer_run.py")), image, str(STEPS)]
     settings = {"MSWEA_SILENT_STARTUP": "1", "MSWEA_GLOBAL_CONFIG_DIR": str(python.parents[1] / "settings")}
     done = _run(command, RUN_S, {**os.environ, **settings})
     if done.returncode:
@@ -99,7 +99,7 @@ def _theirs(python: Path, image: str) -> list[float]:
 
 
 def _run(
-    command: Sequence[str | Path], timeout: float, environment: Mapping[str, str] | None = None
+    command: Sequence[str], timeout: float, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=timeout, env=environment)
 

@@ -55,6 +55,11 @@ def retargeted(root: Path) -> None:
     (root / "link").symlink_to("other")
 
 
+def a_file_now(root: Path) -> None:
+    (root / "empty").rmdir()
+    (root / "empty").touch()
+
+
 CHANGES: dict[str, Callable[[Path], object]] = {
     "content, with size and mtime as they were": same_but_for_content,
     "written": lambda root: (root / "plain").write_text("other text of other length\n"),
@@ -66,7 +71,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "directory gone": lambda root: (root / "empty").rmdir(),
     "renamed": lambda root: (root / "sub").rename(root / "moved"),
     "link to elsewhere": retargeted,
-    "directory that is a file now": lambda root: ((root / "empty").rmdir(), (root / "empty").touch()),
+    "directory that is a file now": a_file_now,
 }
 
 
