@@ -17,7 +17,7 @@ from sqlalchemy import select
 from agent_runtime.protocol import Result
 from infra.errors import AuthorityLostError, ConflictError, NotFoundError
 from infra.tables import Attempt, EgressConnection, Message, ModelCall, Patch, Step, Task, ToolCall, Tree
-from infra.tasks import budget, pull_requests, records, takeover, transitions
+from infra.tasks import budget, records, takeover, transitions
 from infra.tasks.egress import EgressRecord, record_egress
 from infra.tasks.log import Transaction
 from infra.tasks.states import TERMINAL, Status
@@ -85,7 +85,6 @@ REFUSED_WRITES: dict[str, Callable[[Transaction, Lease], object]] = {
     "intent": lambda tx, lease: records.record_push_intent(tx, lease, sha="1" * 40, expected=None),
     "result": lambda tx, lease: records.record_result(tx, lease, RESULT, b"pack", limit=10),
     "push": lambda tx, lease: records.record_push(tx, lease, sha="1" * 40, event=("branch_pushed", PUSHED)),
-    "pull request": pull_requests.take_after_push,
     "egress": lambda tx, lease: record_egress(
         tx, lease, [EgressRecord(host="h", port=1, method="", decision="refused")]
     ),
