@@ -21,7 +21,7 @@ def main(image: str, steps: int) -> None:
     environments = importlib.import_module("minisweagent.environments.docker")
     models = importlib.import_module("minisweagent.models.test_models")
     logging.disable()
-    said = [models.make_output("", [{"command": command}]) for command in [*["true"] * steps, LAST]]
+    said = [models.make_output("", [{"command": command}], cost=0.0) for command in [*["true"] * steps, LAST]]
     done: list[float] = []
     began = time.monotonic()
     environment = environments.DockerEnvironment(image=image, run_args=["--rm", "--network", "none"])
