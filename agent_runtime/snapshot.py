@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
+from agent_runtime import tree_stamp
 from agent_runtime.git import Git, GitError, message_of
 from agent_runtime.protocol import Limits
 from agent_runtime.sandbox_paths import Paths
@@ -54,13 +55,15 @@ class Snapshots:
         self._paths = paths
         self._git = snapshot_git(paths)
         self._index_tree: str | None = None
+        # Of the work tree when it was last found to be as the index, or before.
+        self._stamp: bytes | None = None
         self._told: set[str] = set()
         self._too_much: set[bytes] = set()
         self._remove_stale_locks()
 
     def start_from(self, tree: str) -> None:
         """The index was just made from this tree, by the checkout."""
-        self._index_tree = tree
+        self._index_tree, self._stamp = tree, None
 
     def vouch_for_index(self) -> None:
         """Called while nothing has touched the workspace since the checkout: the index is true as of now.
@@ -69,6 +72,7 @@ class Snapshots:
         """
         with suppress(FileNotFoundError):  # an empty tree has none
             os.utime(os.path.join(self._paths.snapshots, "index"))
+        self._stamp = tree_stamp.take(self._paths.repo)
 
     def record(self, parent: str, limits: Limits) -> Recorded:
         """When the workspace cannot be recorded, `tree` is None and the note says why.
@@ -78,7 +82,11 @@ class Snapshots:
         os.makedirs(self._paths.repo, exist_ok=True)
         if self._index_tree != parent:  # a helper that was killed may have got further than its answer
             self._rebuild_index(parent)
-        self._index_tree = None
+            self._stamp = None
+        stamp = tree_stamp.take(self._paths.repo)
+        if stamp is not None and stamp == self._stamp:
+            return Recorded(parent, b"", [], "")
+        self._index_tree = self._stamp = None
         try:
             recorded = self._record(parent, limits)
         except BlockingIOError:
@@ -88,6 +96,8 @@ class Snapshots:
         except PackTooBig:
             return _unrecorded(f"they are more than {limits['pack_bytes']} bytes")
         self._index_tree = recorded.tree
+        if not recorded.note:  # with nothing left to be told, and nothing to be tried again
+            self._stamp = stamp
         return recorded
 
     def _record(self, parent: str, limits: Limits) -> Recorded:

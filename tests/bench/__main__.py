@@ -9,7 +9,7 @@ from functools import partial
 
 import click
 
-from tests.bench import accept, demo, density, dispatch, event, sandbox, step
+from tests.bench import accept, demo, density, dispatch, event, history, peer, sandbox, step
 from tests.bench.figures import Figure
 
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
@@ -20,18 +20,21 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "demo": demo.run,
     "sandbox": sandbox.run,
 }
+PARTS: dict[str, Callable[[], list[Figure]]] = {"density": density.run, "history": history.run, "peer": peer.run}
+"""Of `sandbox`, to be measured by themselves."""
+SIZED = {"sandbox": sandbox.run, "density": density.run}
 
 
 @click.command(help=__doc__)
-@click.argument("names", nargs=-1, type=click.Choice(sorted(BENCHMARKS)))
+@click.argument("names", nargs=-1, type=click.Choice(sorted(BENCHMARKS | PARTS)))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each figure, one a line.")
-@click.option("--tasks", default=density.TASKS, show_default=True, help="So many at a time in `sandbox`.")
+@click.option("--tasks", default=density.TASKS, show_default=True, help="So many at a time in `density`.")
 def main(names: tuple[str, ...], *, as_json: bool, tasks: int) -> None:
     """Exit code 1 when a target is missed."""
     figures = []
     for name in names or tuple(BENCHMARKS):
         click.echo(f"farhand bench: {name} …", err=True)
-        measure = partial(sandbox.run, tasks) if name == "sandbox" else BENCHMARKS[name]
+        measure = partial(SIZED[name], tasks) if name in SIZED else (BENCHMARKS | PARTS)[name]
         for figure in measure():
             figures.append(figure)
             click.echo(json.dumps(figure.as_json()) if as_json else figure.as_text())

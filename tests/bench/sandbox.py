@@ -12,17 +12,13 @@ import re
 import subprocess
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from infra.settings import Settings
-from tests.bench import density, step
+from tests.bench import density, history, peer, step
 from tests.bench.dispatch import END, docker_run
 from tests.bench.figures import Figure
-from tests.bench.stage import CREDENTIALS, Stage, running
-from workers.sandbox.directory import found
+from tests.bench.stage import CREDENTIALS, Stage, running, wait_for_pool
 
 ROUNDS = 15
-PATIENCE_S = 30.0
 
 
 @dataclass
@@ -36,7 +32,7 @@ class Starts:
 
 
 def run(tasks: int = density.TASKS) -> list[Figure]:
-    return [*_warm(), *_cold(), *step.run(target="<= 0.3"), *density.run(tasks)]
+    return [*_warm(), *_cold(), *step.run(target="<= 0.3"), *history.run(), *peer.run(), *density.run(tasks)]
 
 
 def _warm() -> list[Figure]:
@@ -61,7 +57,7 @@ def _starts(warm: str) -> Starts:
     starts = Starts()
     with running({"end": [END]}, FARHAND_WARM_SANDBOXES=warm) as stage:
         for number in range(ROUNDS + 1):
-            _wait_for_pool(stage.settings, int(warm))
+            wait_for_pool(stage.settings, int(warm))
             before = len(stage.model.requests)
             task = stage.client.submit(repo_url=stage.repo_url, prompt="say done [trajectory:end]")
             accepted = time.monotonic()
@@ -74,22 +70,6 @@ def _starts(warm: str) -> Starts:
         starts.git = _git_times(stage)[1:]
     assert len(starts.git) == len(starts.whole)
     return starts
-
-
-def _wait_for_pool(settings: Settings, size: int) -> None:
-    """Until what waits is all there is: the last task's sandbox is gone, and the next one has asked for its job."""
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        there = found(settings.run_dir)
-        if len(there) == size and all(_listens(settings.run_dir, name) for name in there):
-            time.sleep(1.0)  # its interpreter starts after its container; nothing outside tells when it has asked
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"the pool did not fill within {PATIENCE_S:.0f} s")
-
-
-def _listens(run_dir: Path, name: str) -> bool:
-    return (run_dir / "s" / name / "link" / "host.sock").exists()
 
 
 def _ls_remote(url: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from tests.deployment import Deployment
 from tests.services import Postgres, Redis, make_settings
 from tests.standin.gitserver import GitServer
 from tests.standin.model import ModelStandIn
+from workers.sandbox.directory import found
 
 CREDENTIALS = ("farhand", "a-git-password")
+POOL_S = 30.0
 
 
 @contextmanager
@@ -45,6 +48,7 @@ class Stage:
     client: Client
     model: ModelStandIn
     repo_url: str
+    git_host: GitServer
 
 
 @contextmanager
@@ -79,4 +83,20 @@ def running(
                 deployment.client() as client,
             ):
                 client.create_project(repo_url=url, git_username=CREDENTIALS[0], git_token=CREDENTIALS[1])
-                yield Stage(settings, deployment, client, model, url)
+                yield Stage(settings, deployment, client, model, url, git_host)
+
+
+def wait_for_pool(settings: Settings, size: int) -> None:
+    """Until what waits is all there is: the last task's sandbox is gone, and the next one has asked for its job."""
+    deadline = time.monotonic() + POOL_S
+    while time.monotonic() < deadline:
+        there = found(settings.run_dir)
+        if len(there) == size and all(_listens(settings.run_dir, name) for name in there):
+            time.sleep(1.0)  # its interpreter starts after its container; nothing outside tells when it has asked
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"the pool did not fill within {POOL_S:.0f} s")
+
+
+def _listens(run_dir: Path, name: str) -> bool:
+    return (run_dir / "s" / name / "link" / "host.sock").exists()

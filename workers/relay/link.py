@@ -125,8 +125,8 @@ class Link:
         """As of the last record that was read or written."""
         return Flags(self.cancelled.is_set(), self._unread)
 
-    def messages(self, step: int, body: bytes, inbox: tuple[UUID, ...]) -> Iterator[StreamEvent]:
-        """The event stream of a step, recorded before its last event is yielded.
+    def messages(self, step: int, body: bytes, inbox: tuple[UUID, ...]) -> Iterator[list[StreamEvent]]:
+        """The event stream of a step, recorded before its last event is yielded. What came together stays so.
 
         The call goes on when the sandbox lets go of the stream: what was paid for is recorded, and a repeat of the
         request is answered from that record.
@@ -138,7 +138,7 @@ class Link:
         threading.Thread(
             target=self._call_model, args=(step, request, inbox, events), name=f"step {step}", daemon=True
         ).start()
-        return _drain(events)
+        return bursts(events)
 
     def calls(self, calls: Calls) -> None:
         """Announce calls of a recorded step. What they are says the record, not the sandbox.
@@ -281,11 +281,22 @@ def _bounded(result: Result, pack: bytes, mask: Mask) -> Result:
     }
 
 
-def _drain(events: queue.SimpleQueue[StreamEvent | BaseException]) -> Iterator[StreamEvent]:
+def bursts(events: queue.SimpleQueue[StreamEvent | BaseException]) -> Iterator[list[StreamEvent]]:
+    """Whatever is there at a time: to wake the loop for each event by itself would cost more than most events.
+
+    Ends after `message_stop`. Raises the exception that comes in place of an event, once those before it were yielded.
+    """
     while True:
+        burst: list[StreamEvent] = []
         event = events.get()
+        while not isinstance(event, BaseException):
+            burst.append(event)
+            if event["type"] == "message_stop" or events.empty():
+                break
+            event = events.get()
+        if burst:
+            yield burst
         if isinstance(event, BaseException):
             raise event
-        yield event
         if event["type"] == "message_stop":
             return

@@ -250,10 +250,10 @@ def _json(body: dict[str, Any], status: int = 200) -> Response:
     return Response(json.dumps(body), status, content_type="application/json")
 
 
-def _as_sse(events: Iterator[StreamEvent]) -> Iterator[bytes]:
+def _as_sse(bursts: Iterator[list[StreamEvent]]) -> Iterator[bytes]:
     try:
-        for event in events:
-            yield f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
+        for burst in bursts:
+            yield "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in burst).encode()
     except FarhandError as error:
         # The head is sent: a cut stream tells the loop to ask again, and the repeat gets the refusal itself.
         log.warning("a model stream was cut: %s", error, extra={"action": "model_stream_cut"})

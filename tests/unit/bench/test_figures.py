@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 from click.testing import CliRunner
 
 from tests.bench import __main__ as bench
-from tests.bench import demo
+from tests.bench import demo, peer
 from tests.bench.figures import Figure
 
 
@@ -54,3 +55,35 @@ def test_bench_exits_with_1_when_the_demo_takes_too_long(
     assert said.exit_code == code
     (line,) = said.stdout.splitlines()
     assert (json.loads(line)["target"], json.loads(line)["met"]) == ("<= 15 s", code == 0)
+
+
+def test_a_part_of_a_benchmark_runs_by_itself_and_is_not_run_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[str, int]] = []
+
+    def noting(name: str) -> Callable[[int], list[Figure]]:
+        def measure(tasks: int) -> list[Figure]:
+            ran.append((name, tasks))
+            return []
+
+        return measure
+
+    monkeypatch.setattr(bench, "BENCHMARKS", {"sandbox": list})
+    monkeypatch.setattr(bench, "SIZED", {name: noting(name) for name in bench.SIZED})
+    assert CliRunner().invoke(bench.main, ["--tasks", "3"]).exit_code == 0
+    assert CliRunner().invoke(bench.main, ["density", "--tasks", "4"]).exit_code == 0
+    assert ran == [("sandbox", 3), ("density", 4)]
+
+
+def test_the_peer_is_measured_by_when_its_steps_were_done() -> None:
+    first, rate = peer.figures([[0.1, 0.2, 0.3]], [[1.0, 1.5, 2.0]])
+    assert (first.ours, first.floor, first.unit) == ([100.0], [1000.0], "ms")
+    assert rate.ours == pytest.approx([10.0])
+    assert rate.floor == pytest.approx([2.0])
+
+
+def test_without_the_peer_the_reason_is_said_and_nothing_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(peer, "PEER", "./no-such-directory-of-a-package")
+    assert peer.run() == []
+    assert "no figure beside mini-swe-agent: it can't be installed" in capsys.readouterr().err
