@@ -31,7 +31,6 @@ from infra.services import Services
 from infra.tables import Task
 from infra.tasks import transitions
 from infra.tasks.log import TaskRow, Transaction
-from infra.tasks.ownership import MAX_DEATHS
 from infra.tasks.transitions import Lease
 from workers.admission import refuse_unsafe
 from workers.attempt_sandbox import AttemptSandbox
@@ -298,7 +297,7 @@ class Attempt:
 
     def _count_death(self, error: Failure) -> None:
         self._persist(
-            lambda tx: transitions.give_back_after_death(tx, self.lease, limit=MAX_DEATHS, error=error),
+            lambda tx: transitions.give_back_after_death(tx, self.lease, error=error),
         )
 
     def _keep_patch(self) -> None:

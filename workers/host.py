@@ -274,7 +274,7 @@ class WorkerHost:
             log.error("nobody runs a task of ours", extra={"action": "task_astray", "task_id": lease.task_id})
             with contextlib.suppress(AuthorityLostError), self._services.tasks.transaction() as tx:
                 if lease.token in self._broken:
-                    transitions.give_back_after_death(tx, lease, limit=ownership.MAX_DEATHS, error=ownership.POISONED)
+                    transitions.give_back_after_death(tx, lease, error=transitions.POISONED)
                 else:
                     transitions.hand_over(tx, lease, "outage")
         self._strays = set(unknown)

@@ -12,7 +12,7 @@ from infra import limits
 from infra.tables import Attempt, Task, Worker
 from infra.tasks.log import Draft, TaskRow, Transaction
 from infra.tasks.states import Status
-from infra.tasks.transitions.lease import RELEASED, Lease, close_attempt, hold, in_seconds
+from infra.tasks.transitions.lease import MAX_DEATHS, RELEASED, Lease, close_attempt, hold, in_seconds
 
 
 def claim(
@@ -108,10 +108,10 @@ def hand_over(tx: Transaction, lease: Lease, outcome: str, *events: Draft, rest:
     return row is not None and close_attempt(tx, lease.task_id, lease.attempt, outcome)
 
 
-def give_back_after_death(tx: Transaction, lease: Lease, *, limit: int, error: Failure) -> bool:
-    """The sandbox died by itself. Count it: rest longer each time, fail with `error` after `limit` without a step."""
+def give_back_after_death(tx: Transaction, lease: Lease, *, error: Failure) -> bool:
+    """The sandbox died by itself. Count it: rest longer each time, and fail with `error` when it is one too many."""
     deaths = hold(tx, lease).deaths + 1
-    if deaths >= limit:
+    if deaths >= MAX_DEATHS:
         return fail(tx, lease, error)
     row = tx.advance(
         lease.held,

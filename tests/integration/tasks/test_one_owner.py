@@ -100,7 +100,7 @@ class Owners(RuleBasedStateMachine):
                 records.append_event(tx, lease, ("error", {"code": "c", "message": "m"}))
                 wrote = True
             case "death":
-                wrote = transitions.give_back_after_death(tx, lease, limit=ownership.MAX_DEATHS, error=ERROR)
+                wrote = transitions.give_back_after_death(tx, lease, error=ERROR)
             case "complete":
                 wrote = transitions.complete(tx, lease, "done")
             case "fail":

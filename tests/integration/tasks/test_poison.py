@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select, update
 
 from infra.tables import Attempt, Task
-from infra.tasks import ownership, records, transitions
+from infra.tasks import records, transitions
 from infra.tasks.records import NewStep
 from infra.tasks.states import Status
 from infra.tasks.transitions import Lease
@@ -22,7 +22,7 @@ Death = Callable[[World, Lease], None]
 
 def sandbox_dies(world: World, lease: Lease) -> None:
     with world.services.tasks.transaction() as tx:
-        transitions.give_back_after_death(tx, lease, limit=ownership.MAX_DEATHS, error=OUT_OF_MEMORY)  # type: ignore[arg-type]
+        transitions.give_back_after_death(tx, lease, error=OUT_OF_MEMORY)  # type: ignore[arg-type]
 
 
 def worker_dies(world: World, lease: Lease) -> None:
@@ -93,7 +93,7 @@ def test_deaths_of_both_kinds_add_up(world: World) -> None:
 def test_what_is_nobodys_fault_counts_as_no_death(world: World, given_back: Death) -> None:
     task_id = world.task()
     worker_dies(world, again(world, task_id))
-    for _ in range(2 * ownership.MAX_DEATHS):
+    for _ in range(2 * transitions.MAX_DEATHS):
         given_back(world, again(world, task_id))
     row = world.row(task_id)
     assert (row.status, row.deaths) == (Status.PENDING, 1)
@@ -101,7 +101,7 @@ def test_what_is_nobodys_fault_counts_as_no_death(world: World, given_back: Deat
 
 def test_a_step_forward_makes_good_for_the_deaths_before_it(world: World) -> None:
     task_id = world.task()
-    for _ in range(ownership.MAX_DEATHS - 1):
+    for _ in range(transitions.MAX_DEATHS - 1):
         worker_dies(world, again(world, task_id))
     lease = again(world, task_id)
     with world.services.tasks.single_statement() as tx:
@@ -113,7 +113,7 @@ def test_a_step_forward_makes_good_for_the_deaths_before_it(world: World) -> Non
 
 def test_a_retry_by_the_user_begins_to_count_anew(world: World) -> None:
     task_id = world.task()
-    for _ in range(ownership.MAX_DEATHS):
+    for _ in range(transitions.MAX_DEATHS):
         worker_dies(world, again(world, task_id))
     with world.services.tasks.transaction() as tx:
         assert transitions.retry(tx, task_id, user_id=world.user_id, budget_usd=None).deaths == 0
