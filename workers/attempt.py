@@ -30,7 +30,7 @@ from infra.errors import AuthorityLostError, FarhandError, InvalidInputError, Ta
 from infra.services import Services
 from infra.tables import Task
 from infra.tasks import transitions
-from infra.tasks.log import TaskRow, Transaction
+from infra.tasks.log import Draft, TaskRow, Transaction
 from infra.tasks.transitions import Lease
 from workers.admission import refuse_unsafe
 from workers.attempt_sandbox import AttemptSandbox
@@ -38,7 +38,7 @@ from workers.endings import Broken, Cancelled, Ending, Finished, HandOver, Left,
 from workers.pool import Pool
 from workers.publication import Publisher
 from workers.relay.link import Link
-from workers.sandbox.base import Driver
+from workers.sandbox.base import Driver, EngineUnavailableError
 from workers.starts import Starts
 from workers.workspace import Progress, Workspace, Workspaces
 
@@ -46,9 +46,6 @@ if TYPE_CHECKING:
     from workers.relay.upstream import Upstream
 
 log = logging.getLogger(__name__)
-
-OUTAGE_REST_S = 5.0
-"""How long a task rests when what this host needs for it (Postgres, the engine) is away."""
 
 _CANCELLED_PATCH_S = 1.0
 """How long the end of a cancelled task, whose sandbox is dead, waits for the patch of what was done."""
@@ -62,7 +59,10 @@ _OUT_OF_TIME: Failure = {
 
 @dataclass(frozen=True, slots=True)
 class Equipment:
-    """What all attempts of one worker process share. `suspended`: the worker is past its own deadline."""
+    """What all attempts of one worker process share.
+
+    `suspended`: the worker is past its own deadline. `doubt_engine` is called when the engine did not answer.
+    """
 
     services: Services
     workspaces: Workspaces
@@ -72,6 +72,7 @@ class Equipment:
     bundle: Path
     upstream: Upstream | None
     suspended: Callable[[], bool]
+    doubt_engine: Callable[[], None]
 
 
 class Attempt:
@@ -84,6 +85,7 @@ class Attempt:
         self._settings = services.settings
         self._workspaces = equipment.workspaces
         self._driver = equipment.driver
+        self._doubt_engine = equipment.doubt_engine
         self.lease = lease
         self.task = task
         self._endings: queue.SimpleQueue[Ending] = queue.SimpleQueue()
@@ -291,9 +293,14 @@ class Attempt:
 
     def _wait_out(self, error: UnavailableError) -> None:
         """An outage is nobody's fault and counts as no death; the user sees what the task waits for."""
-        message = f"{error.message}; trying again in {OUTAGE_REST_S:.0f} s. {error.hint}"
-        said = ("error", {"code": error.code, "message": message})
-        self._persist(lambda tx: transitions.hand_over(tx, self.lease, "outage", said, rest=OUTAGE_REST_S))
+        if isinstance(error, EngineUnavailableError):
+            self._doubt_engine()
+
+        def said(rest: float) -> Draft:
+            message = f"{error.message}; trying again in {rest:.0f} s. {error.hint}"
+            return "error", {"code": error.code, "message": message}
+
+        self._persist(lambda tx: transitions.wait_out(tx, self.lease, said))
 
     def _count_death(self, error: Failure) -> None:
         self._persist(

@@ -20,6 +20,7 @@ from infra.tasks.transitions.by_worker import (
     fail,
     give_back_after_death,
     hand_over,
+    wait_out,
 )
 from infra.tasks.transitions.lease import MAX_DEATHS, POISONED, Lease, hold, in_seconds
 
@@ -45,4 +46,5 @@ __all__ = [
     "request_cancel",
     "retry",
     "take_back",
+    "wait_out",
 ]
