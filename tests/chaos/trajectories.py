@@ -32,8 +32,27 @@ def held(turn: dict[str, Any], gate: str, *, after: int = 0) -> dict[str, Any]:
 WAIT = command("until [ -e /tmp/go ]; do sleep 0.03; done; echo two >> counter", timeout_s=300)
 LOOK = command("cat counter; echo three >> counter")
 
+FENCED = {
+    "sandbox": ("sandbox_named", ""),
+    "base": ("base_fixed", ""),
+    "money": ("money_held", "2"),
+    "step": ("usage", "2"),
+    "calls": ("tool_call", "2.0"),
+    "result": ("tool_result", "2.0"),
+    "patch": ("patch_kept", ""),
+    "intent": ("push_meant", ""),
+    "push": ("", ""),
+    "pushed": ("branch_pushed", ""),
+    "end": ("completed", ""),
+}
+"""Every kind of write of a worker, and where it is held (`tests.referee.holds`): the place, and the step or call."""
+
+ROLLING_STEPS = 15
+
 TRAJECTORIES: dict[str, list[Any]] = {
     "plain": [count("one"), DONE],
+    "rolling": [*(command(f"sleep 0.7; echo {number} >> counter") for number in range(ROLLING_STEPS)), DONE],
+    **{f"fence-{name}": [count("one"), count("two"), DONE] for name in FENCED},
     "tool": [count("one"), command("echo two >> counter; exec sleep 31301", timeout_s=300), LOOK, DONE],
     "result": [
         count("one"),
