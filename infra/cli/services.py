@@ -104,9 +104,9 @@ def test(arguments: tuple[str, ...]) -> None:
 def bench(arguments: tuple[str, ...]) -> None:
     """Run the benchmarks, each beside a floor of the same run.
 
-    A NAME is accept, dispatch, step, event, demo or sandbox; without one all run. `--json` prints one JSON object for
-    each figure, one a line. Exit code 1 when a target is missed. `dispatch`, `step` and `sandbox` need Docker and the
-    agent image.
+    A NAME is accept, dispatch, step, event, demo, sandbox, snapshot or recovery; without one all run. `--json` prints
+    one JSON object for each figure, one a line. Exit code 1 when a target is missed. `dispatch`, `step`, `sandbox`,
+    `snapshot` and `recovery` need Docker and the agent image.
     """
     become((sys.executable, "-m", "tests.bench", *arguments))
 

@@ -45,6 +45,8 @@ class Stage:
     client: Client
     model: ModelStandIn
     repo_url: str
+    repo: Path
+    """Where its git host has it."""
 
 
 @contextmanager
@@ -65,7 +67,7 @@ def running(
             GitServer(scratch / "git", auth=CREDENTIALS) as git_host,
             ModelStandIn(trajectories, delay_s=delay_s) as model,
         ):
-            git_host.create("bench", from_dir=tree)
+            repo = git_host.create("bench", from_dir=tree)
             url = git_host.url("bench")
             environment = {
                 "FARHAND_ANTHROPIC_BASE_URL": model.base_url,
@@ -79,4 +81,4 @@ def running(
                 deployment.client() as client,
             ):
                 client.create_project(repo_url=url, git_username=CREDENTIALS[0], git_token=CREDENTIALS[1])
-                yield Stage(settings, deployment, client, model, url)
+                yield Stage(settings, deployment, client, model, url, repo)
