@@ -69,6 +69,7 @@ TRAJECTORIES: dict[str, list[Any]] = {
         name: [count("one"), WAIT, LOOK, DONE]
         for name in ("adopted", "unserved", "sent-True", "sent-False", "left", "unheard", "upgraded", "poison", "twice")
     },
+    "left-asking": [count("one"), held(count("two"), "left-asking"), LOOK, DONE],
     "mid-stream": [count("one"), held(count("two"), "mid-stream", after=5), LOOK, DONE],
     "redis": [count("one"), held(count("two"), "redis", after=5), LOOK, DONE],
     "postgres": [count("one"), held(count("two"), "postgres", after=5), LOOK, DONE],
