@@ -8,6 +8,7 @@ whose next step, by a later attempt, is not recorded yet; a step takes 0.3 s her
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -172,7 +173,7 @@ def _departure() -> list[Figure]:
             began,
         )
         ((cut,),) = _rows(stage, "select count(*) from model_calls where state = 'lost'")
-    waits = [float(seconds) for (seconds,) in pauses]
+    waits = [float(seconds) for (seconds,) in pauses] or [math.inf]
     return [
         Figure("hand-over", f"TERM until a worker with {TASKS} tasks is gone", "one without tasks", "s", busy, idle,
                target="<= 10 s"),
