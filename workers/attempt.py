@@ -33,8 +33,7 @@ from infra.errors import AuthorityLostError, FarhandError, InvalidInputError, Ta
 from infra.services import Services
 from infra.tables import Task
 from infra.tasks import transitions
-from infra.tasks.log import TaskRow, Transaction
-from infra.tasks.ownership import MAX_DEATHS
+from infra.tasks.log import Draft, TaskRow, Transaction
 from infra.tasks.transitions import Lease
 from workers.admission import refuse_unsafe
 from workers.attempt_sandbox import AttemptSandbox
@@ -43,7 +42,7 @@ from workers.pool import Pool
 from workers.publication import Publisher
 from workers.relay.link import Link
 from workers.relay.masking import Mask
-from workers.sandbox.base import Driver
+from workers.sandbox.base import Driver, EngineUnavailableError
 from workers.starts import Starts
 from workers.workspace import Progress, Workspace, Workspaces
 
@@ -51,9 +50,6 @@ if TYPE_CHECKING:
     from workers.relay.upstream import Upstream
 
 log = logging.getLogger(__name__)
-
-OUTAGE_REST_S = 5.0
-"""How long a task rests when what this host needs for it (Postgres, the engine) is away."""
 
 _CANCELLED_PATCH_S = 1.0
 """How long the end of a cancelled task, whose sandbox is dead, waits for the patch of what was done."""
@@ -67,7 +63,10 @@ _OUT_OF_TIME: Failure = {
 
 @dataclass(frozen=True, slots=True)
 class Equipment:
-    """What all attempts of one worker process share. `suspended`: the worker is past its own deadline."""
+    """What all attempts of one worker process share.
+
+    `suspended`: the worker is past its own deadline. `doubt_engine` is called when the engine did not answer.
+    """
 
     services: Services
     workspaces: Workspaces
@@ -77,6 +76,7 @@ class Equipment:
     bundle: Path
     upstream: Upstream | None
     suspended: Callable[[], bool]
+    doubt_engine: Callable[[], None]
 
 
 class Attempt:
@@ -89,6 +89,7 @@ class Attempt:
         self._settings = services.settings
         self._workspaces = equipment.workspaces
         self._driver = equipment.driver
+        self._doubt_engine = equipment.doubt_engine
         self.lease = lease
         self.task = task
         self._endings: queue.SimpleQueue[Ending] = queue.SimpleQueue()
@@ -309,15 +310,18 @@ class Attempt:
 
     def _wait_out(self, error: UnavailableError) -> None:
         """An outage is nobody's fault and counts as no death; the user sees what the task waits for."""
-        message = f"{error.message}; trying again in {OUTAGE_REST_S:.0f} s. {error.hint}"
-        said = ("error", {"code": error.code, "message": message})
-        self._persist(lambda tx: transitions.hand_over(tx, self.lease, "outage", said, rest=OUTAGE_REST_S))
+        if isinstance(error, EngineUnavailableError):
+            self._doubt_engine()
+
+        def said(rest: float) -> Draft:
+            message = f"{error.message}; trying again in {rest:.0f} s. {error.hint}"
+            return "error", {"code": error.code, "message": message}
+
+        self._persist(lambda tx: transitions.wait_out(tx, self.lease, said))
 
     def _count_death(self, error: Failure) -> None:
         self._persist(
-            lambda tx: transitions.give_back_after_death(
-                tx, self.lease, limit=MAX_DEATHS, error=self._mask.failure(error)
-            ),
+            lambda tx: transitions.give_back_after_death(tx, self.lease, error=self._mask.failure(error)),
         )
 
     def _keep_patch(self) -> None:

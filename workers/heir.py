@@ -29,7 +29,7 @@ from infra.tasks.takeover import Adoption, Estate, HeldTask
 from workers.process_lock import ProcessLock, locks_of_the_dead
 from workers.runs import Runs
 from workers.sandbox import directory
-from workers.sandbox.base import Driver
+from workers.sandbox.base import Driver, EngineUnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -105,8 +105,16 @@ class Heir:
         if (estate.protocol_version, estate.runtime) != (VERSION, self._runtime):
             return []
         served = [task for task in estate.tasks if task.sandbox_kind == self._driver.kind and self._was_served(task)]
-        running = self._driver.running() if served else set()
+        running = self._running() if served else set()
         return [task for task in served if task.sandbox_id in running]
+
+    def _running(self) -> set[str]:
+        """None while the engine is away: the tasks of a dead worker need not wait for it, others may have one."""
+        try:
+            return self._driver.running()
+        except EngineUnavailableError as error:
+            log.warning("adopting nothing: %s", error, extra={"action": "nothing_adopted"})
+            return set()
 
     def _was_served(self, task: HeldTask) -> bool:
         sandbox_id = task.sandbox_id

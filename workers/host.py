@@ -31,6 +31,7 @@ from infra.tasks.transitions import Lease
 from workers.attempt import Attempt, Equipment
 from workers.departure import Departure
 from workers.endings import Cancelled, HandOver, Lost
+from workers.engine_doubt import EngineDoubt
 from workers.heir import Heir
 from workers.image_desk import ImageDesk
 from workers.lifetime import Lifetime
@@ -61,11 +62,15 @@ SEAT_PATIENCE_S = 1.0
 class WorkerHost:
     """Claims tasks and runs their attempts in this process."""
 
-    def __init__(self, services: Services, driver: Driver, *, name: str) -> None:
+    def __init__(
+        self, services: Services, driver: Driver, *, name: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._services = services
         self._settings = services.settings
         self._driver = driver
         self._name = name
+        self._clock = clock
+        self._runtime: str | None = None
         self._pulse = Database(self._settings.database_url, pool_size=1, max_overflow=0)
         self._beat_s = min(HEARTBEAT_S, self._settings.lease_ttl / BEATS_A_TTL)
         self._tick_s = min(CANCEL_POLL_S, self._beat_s)
@@ -76,17 +81,18 @@ class WorkerHost:
         self._departure = Departure(services, self._runs, self._say_left)
         self._draining = self._departure.begun
         self._gone = threading.Event()
-        self._lifetime = Lifetime(self._settings.lease_ttl)
+        self._lifetime = Lifetime(self._settings.lease_ttl, clock=clock)
         self.worker_id: UUID | None = None
         self._sweeper = Sweeper(services, driver, may_act=self._lifetime.may_judge)
         self._room = Room(services, worker=name)
+        self._doubt = EngineDoubt(services, driver, worker=name)
         self._desks = (*(self._see_to_pull_requests,) * DESKS, self._look_at_images)
 
     # ---- coming and going --------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Register and begin to beat, listen and sweep. Raises FarhandError when the host can't run sandboxes."""
-        self._driver.check()
+        self._doubt.check_at_start()
         allow_open_files(self._settings.worker_slots + self._settings.warm_sandboxes)
         bundle = write_bundle(self._settings.run_dir / "runtime")
         self._pool = Pool(self._driver, self._settings.run_dir, bundle, self._settings.warm_sandboxes)
@@ -101,6 +107,7 @@ class WorkerHost:
             bundle,
             open_upstream(self._settings),
             suspended=self.suspended,
+            doubt_engine=self._doubt.doubt,
         )
         self._lock = first_free_lock(self._settings.run_dir)
         heir.succeed(self._lock, self._register())
@@ -170,7 +177,8 @@ class WorkerHost:
         while not self._draining.is_set():
             if not self.suspended():
                 try:
-                    return None if self._room.declines(task_id) else self._claim_now(task_id)
+                    declined = self._room.declines(task_id) or self._doubt.declines(task_id)
+                    return None if declined else self._claim_now(task_id)
                 except UnavailableError as error:
                     log.warning("can't claim: %s", error, extra={"action": "claim_failed", "task_id": task_id})
             self._draining.wait(self._tick_s)
@@ -223,7 +231,7 @@ class WorkerHost:
         return self.worker_id
 
     def _register(self) -> UUID:
-        started = time.monotonic()
+        started = self._clock()
         with self._pulse.begin() as connection:
             worker_id = ownership.register(
                 connection,
@@ -239,11 +247,11 @@ class WorkerHost:
 
     def _beat(self) -> None:
         """Until we are gone, also while attempts are handed over: nobody shall take us for dead meanwhile."""
-        last = time.monotonic()
+        last = self._clock()
         while not self._gone.wait(self._tick_s):
             try:
-                if time.monotonic() - last >= self._beat_s:
-                    last = time.monotonic()
+                if self._clock() - last >= self._beat_s:
+                    last = self._clock()
                     self._heartbeat(last)
                 else:
                     self._poll_cancels()
@@ -278,7 +286,7 @@ class WorkerHost:
             log.error("nobody runs a task of ours", extra={"action": "task_astray", "task_id": lease.task_id})
             with contextlib.suppress(AuthorityLostError), self._services.tasks.transaction() as tx:
                 if lease.token in self._broken:
-                    transitions.give_back_after_death(tx, lease, limit=ownership.MAX_DEATHS, error=ownership.POISONED)
+                    transitions.give_back_after_death(tx, lease, error=transitions.POISONED)
                 else:
                     transitions.hand_over(tx, lease, "outage")
         self._strays = set(unknown)

@@ -7,27 +7,21 @@ too little      the wake-up counts as not sent, so the sweep sends it again, to 
 
 from __future__ import annotations
 
-import logging
 import shutil
 from uuid import UUID
 
 from infra.services import Services
-from infra.tasks import ownership
-
-log = logging.getLogger(__name__)
-
-_REMEMBERED = 10_000
+from workers.wake_ups_declined import Declined
 
 
 class Room:
     """Looks at the file system of the run directory, where mirrors, packs and scratch repositories are."""
 
     def __init__(self, services: Services, *, worker: str) -> None:
-        self._services = services
+        self._declined = Declined(services)
         self._directory = services.settings.run_dir
         self._floor = services.settings.min_free_bytes
         self._worker = worker
-        self._told: set[UUID] = set()
 
     def declines(self, task_id: UUID) -> bool:
         """Whether there is too little room for a task; then its wake-up is passed on.
@@ -36,17 +30,11 @@ class Room:
         """
         free = shutil.disk_usage(self._directory).free
         if free >= self._floor:
-            self._told.clear()
+            self._declined.over()
             return False
         message = (
             f"{self._worker} takes no new task: its host has {free:,} bytes free below FARHAND_RUN_DIR, and keeps"
             f" {self._floor:,} (FARHAND_MIN_FREE_BYTES). The task waits for room there, or for another worker"
         )
-        if task_id not in self._told:
-            log.error("%s", message, extra={"action": "worker_disk_full", "task_id": task_id})
-        said = None if task_id in self._told else ("error", {"code": "worker_disk_full", "message": message})
-        with self._services.tasks.transaction() as tx:
-            ownership.decline(tx, task_id, *([said] if said else []))
-        if len(self._told) < _REMEMBERED:
-            self._told.add(task_id)
+        self._declined.pass_on(task_id, "worker_disk_full", message)
         return True

@@ -22,7 +22,7 @@ from infra.housekeeping import forget_old
 from infra.queue import AGENTS, queue_length
 from infra.rotation import rotate_secrets
 from infra.services import Services
-from infra.tasks import ownership, turns
+from infra.tasks import ownership, transitions, turns
 from workers.sandbox.base import Driver
 from workers.sandbox.hold import held_ids, unless_held
 from workers.setups import SetupStore
@@ -68,7 +68,7 @@ class Sweeper:
             return
         with self._services.tasks.transaction() as tx:
             taken = ownership.sweep_lost_workers(tx)
-            ownership.cancel_unowned(tx)
+            transitions.cancel_unowned(tx)
         for task in taken:
             log.warning("took a task from a lost worker", extra={"action": "task_swept", "task_id": task.id})
 

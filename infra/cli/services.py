@@ -104,10 +104,10 @@ def test(arguments: tuple[str, ...]) -> None:
 def bench(arguments: tuple[str, ...]) -> None:
     """Run the benchmarks, each beside a floor of the same run.
 
-    A NAME is accept, dispatch, step, event, demo or sandbox; without one all run. Parts of `sandbox` that run by
-    themselves too are density, history and peer; `--tasks N` is how many tasks `density` has at a time. `--json`
-    prints one JSON object for each figure, one a line. Exit code 1 when a target is missed. `dispatch`, `step` and
-    `sandbox` need Docker and the agent image.
+    A NAME is accept, dispatch, step, event, demo, sandbox, snapshot or recovery; without one all run. Parts of
+    `sandbox` that run by themselves too are density, history and peer; `--tasks N` is how many tasks `density` has at
+    a time. `--json` prints one JSON object for each figure, one a line. Exit code 1 when a target is missed. All but
+    accept, event and demo need Docker and the agent image.
     """
     become((sys.executable, "-m", "tests.bench", *arguments))
 

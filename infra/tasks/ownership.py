@@ -1,5 +1,5 @@
 """Workers, their heartbeats, and the sweep that gives the work of lost workers to others. Which task a worker gets, and
-when its wake-up is sent, stands in `infra.tasks.turns`.
+when its wake-up is sent, stands in `infra.tasks.turns`; what a sweep does to a task, in `infra.tasks.transitions`.
 
 A worker's row is its lease: `alive_until` is pushed forward every few seconds, in database time. Nobody touches
 task rows for a heartbeat. A sweep marks a lost worker and requeues its tasks in one transaction, so that a worker
@@ -9,26 +9,16 @@ which comes back finds itself either still owner of all its tasks or of none.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, func, insert, select, update
 
-from agent_runtime.protocol import Failure
 from infra.ids import new_id
 from infra.tables import Attempt, Task, Worker
+from infra.tasks import transitions
 from infra.tasks.log import Draft, TaskRow, Transaction
 from infra.tasks.states import Status
-from infra.tasks.transitions import RELEASED, Lease, close_attempt, in_seconds
-
-MAX_DEATHS = 5
-"""Deaths of sandboxes or workers without a new step in between, after which a task is taken for poison."""
-
-POISONED: Failure = {
-    "code": "worker_died_repeatedly",
-    "message": f"{MAX_DEATHS} workers or sandboxes in a row died on this task without a step forward",
-    "hint": "Look into the workers' logs (out of memory?), then retry the task.",
-}
+from infra.tasks.transitions import Lease, in_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,62 +118,9 @@ def sweep_lost_workers(tx: Transaction) -> list[TaskRow]:
         .join(Worker, Worker.id == Task.worker_id)
         .where(Task.status == Status.RUNNING, Worker.swept_at.is_not(None))
     ).all()
-    return [row for task in held if (row := take_back(tx, task)) is not None]
-
-
-def cancel_unowned(tx: Transaction) -> list[TaskRow]:
-    """End pending tasks whose cancel was asked for while a worker held them."""
-    rows = tx.connection.execute(
-        select(Task.id).where(Task.status == Status.PENDING, Task.cancel_requested_at.is_not(None))
-    ).scalars()
-    ended = [
-        tx.advance((Task.id == task_id, Task.status == Status.PENDING), _CANCELLED, values=_cancelled_values())
-        for task_id in rows.all()
-    ]
-    return [row for row in ended if row is not None]
+    return [row for task in held if (row := transitions.take_back(tx, task)) is not None]
 
 
 def decline(tx: Transaction, task_id: UUID, *said: Draft) -> None:
     """A worker can take no task now: the wake-up that came to it counts as not sent, and events say why."""
     tx.advance((Task.id == task_id, Task.status == Status.PENDING), *said, values={"enqueued_at": None})
-
-
-_CANCELLED = ("cancelled", {"by": "user", "confirmed_dead_ms": None})
-
-
-def _cancelled_values() -> dict[str, Any]:
-    return {
-        "status": Status.CANCELLED,
-        "completed_at": func.now(),
-        "cancel_requested_at": None,
-        **RELEASED,
-    }
-
-
-def take_back(tx: Transaction, task: Any) -> TaskRow | None:
-    """Requeue (or cancel, or fail as poison) a task whose worker is gone: a row of the task and its `left_at`."""
-    held = Lease(task.id, task.lease_token, task.attempt).held
-    announced = task.left_at is not None
-    deaths = task.deaths + (not announced)
-    if task.cancel_requested_at is not None:
-        row = tx.advance(held, _CANCELLED, values=_cancelled_values())
-    elif deaths >= MAX_DEATHS:
-        row = tx.advance(
-            held,
-            ("failed", {"error": POISONED}),
-            values=_cancelled_values() | {"status": Status.FAILED, "error": POISONED},
-        )
-    else:
-        row = tx.advance(
-            held,
-            values={
-                "status": Status.PENDING,
-                **RELEASED,
-                "deaths": deaths,
-                "not_before": None if announced or deaths == 1 else in_seconds(2.0**deaths),
-                "enqueued_at": None,
-            },
-        )
-    if row is not None:
-        close_attempt(tx, task.id, task.attempt, "handed_over" if announced else "worker_lost")
-    return row

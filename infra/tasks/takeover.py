@@ -30,18 +30,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, func, select, update
 
 from infra.tables import Attempt, Task, Worker
+from infra.tasks import transitions
 from infra.tasks.log import TaskRow, Transaction
-from infra.tasks.ownership import MAX_DEATHS, take_back
 from infra.tasks.states import Status
-from infra.tasks.transitions import Lease, close_attempt
-
-ADOPTED = "adopted"
-"""The reason of a `task_resumed` whose sandbox has gone on."""
+from infra.tasks.transitions import Lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +104,7 @@ def take_over(
     if not all_of_it and len(taken) < len(held):
         return adopted, []
     tx.connection.execute(update(Worker).where(Worker.id == dead).values(swept_at=func.now()))
-    rest = [take_back(tx, task) for task in held if task.id not in taken]
+    rest = [transitions.take_back(tx, task) for task in held if task.id not in taken]
     return adopted, [row for row in rest if row is not None]
 
 
@@ -124,32 +121,9 @@ def _held_by(worker_id: UUID) -> Any:
 
 def _may_live(task: Any) -> bool:
     """Not poison: what has killed so many workers kills the next one too."""
-    return task.left_at is not None or task.deaths + 1 < MAX_DEATHS
+    return task.left_at is not None or task.deaths + 1 < transitions.MAX_DEATHS
 
 
 def _adopt(tx: Transaction, task: Any, heir: UUID) -> Adoption:
-    """The row is locked, so it is still as it was read."""
-    announced = task.left_at is not None
-    close_attempt(tx, task.id, task.attempt, "handed_over" if announced else "worker_lost")
-    token = uuid4()
-    row = tx.advance(
-        Lease(task.id, task.lease_token, task.attempt).held,
-        ("task_resumed", lambda row: {"attempt": row.attempt, "step": row.last_step, "reason": ADOPTED}),
-        values={
-            "attempt": Task.attempt + 1,
-            "lease_token": token,
-            "worker_id": heir,
-            "deaths": Task.deaths + (0 if announced else 1),
-        },
-    )
-    assert row is not None  # it is locked  # noqa: S101
-    tx.connection.execute(
-        insert(Attempt).values(
-            task_id=task.id,
-            number=row.attempt,
-            worker_id=heir,
-            sandbox_id=task.sandbox_id,
-            sandbox_kind=task.sandbox_kind,
-        )
-    )
-    return Adoption(Lease(task.id, token, row.attempt), row, task.sandbox_id)
+    lease, row = transitions.adopt(tx, task, heir, sandbox_id=task.sandbox_id, sandbox_kind=task.sandbox_kind)
+    return Adoption(lease, row, task.sandbox_id)

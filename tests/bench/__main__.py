@@ -9,7 +9,7 @@ from functools import partial
 
 import click
 
-from tests.bench import accept, demo, density, dispatch, event, history, peer, sandbox, step
+from tests.bench import accept, demo, density, dispatch, event, history, peer, recovery, sandbox, snapshot, step
 from tests.bench.figures import Figure
 
 BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
@@ -19,6 +19,8 @@ BENCHMARKS: dict[str, Callable[[], list[Figure]]] = {
     "event": event.run,
     "demo": demo.run,
     "sandbox": sandbox.run,
+    "snapshot": snapshot.run,
+    "recovery": recovery.run,
 }
 PARTS: dict[str, Callable[[], list[Figure]]] = {"density": density.run, "history": history.run, "peer": peer.run}
 """Of `sandbox`, to be measured by themselves."""

@@ -49,6 +49,8 @@ class Stage:
     model: ModelStandIn
     repo_url: str
     git_host: GitServer
+    repo: Path
+    """Where its git host has it."""
 
 
 @contextmanager
@@ -69,7 +71,7 @@ def running(
             GitServer(scratch / "git", auth=CREDENTIALS) as git_host,
             ModelStandIn(trajectories, delay_s=delay_s) as model,
         ):
-            git_host.create("bench", from_dir=tree)
+            repo = git_host.create("bench", from_dir=tree)
             url = git_host.url("bench")
             environment = {
                 "FARHAND_ANTHROPIC_BASE_URL": model.base_url,
@@ -83,7 +85,7 @@ def running(
                 deployment.client() as client,
             ):
                 client.create_project(repo_url=url, git_username=CREDENTIALS[0], git_token=CREDENTIALS[1])
-                yield Stage(settings, deployment, client, model, url, git_host)
+                yield Stage(settings, deployment, client, model, url, git_host, repo)
 
 
 def wait_for_pool(settings: Settings, size: int) -> None:

@@ -111,6 +111,20 @@ def test_term_leaves_the_sandbox_to_its_heir_and_counts_no_death(stage_of_heir: 
     assert outcomes == [("handed_over",), ("completed",)]
 
 
+def test_term_while_the_model_is_asked_is_a_pause_too(stage: Stage) -> None:
+    """The loop's request is cut off, not answered: it asks the heir again."""
+    task = stage.submit("left-asking")
+    stage.model.wait_for_held("left-asking", timeout=30)
+    (sandbox,) = stage.containers()
+    os.kill(stage.worker_of(task.id), signal.SIGTERM)
+    task.wait_for("task_resumed")
+    stage.model.open_gate("left-asking")
+    assert_adopted(stage, task, sandbox)
+    assert task.end()["attempt"] == 2
+    assert task.pushed("counter") == TREE
+    assert stage.asked("left-asking") == {**ONCE, 1: 2}
+
+
 def test_a_cancel_that_nobody_heard_is_carried_out_by_the_heir(stage: Stage) -> None:
     task, _sandbox = in_a_command(stage, "unheard")
     pid = stage.worker_of(task.id)

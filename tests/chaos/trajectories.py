@@ -40,9 +40,28 @@ EQUIPPED = [
     DONE,
 ]
 
+FENCED = {
+    "sandbox": ("sandbox_named", ""),
+    "base": ("base_fixed", ""),
+    "money": ("money_held", "2"),
+    "step": ("usage", "2"),
+    "calls": ("tool_call", "2.0"),
+    "result": ("tool_result", "2.0"),
+    "patch": ("patch_kept", ""),
+    "intent": ("push_meant", ""),
+    "push": ("", ""),
+    "pushed": ("branch_pushed", ""),
+    "end": ("completed", ""),
+}
+"""Every kind of write of a worker, and where it is held (`tests.referee.holds`): the place, and the step or call."""
+
+ROLLING_STEPS = 15
+
 TRAJECTORIES: dict[str, list[Any]] = {
     **dict.fromkeys(("equipped", "host-lost", "changed", "building"), EQUIPPED),
     "plain": [count("one"), DONE],
+    "rolling": [*(command(f"sleep 0.7; echo {number} >> counter") for number in range(ROLLING_STEPS)), DONE],
+    **{f"fence-{name}": [count("one"), count("two"), DONE] for name in FENCED},
     "tool": [count("one"), command("echo two >> counter; exec sleep 31301", timeout_s=300), LOOK, DONE],
     "result": [
         count("one"),
@@ -59,6 +78,7 @@ TRAJECTORIES: dict[str, list[Any]] = {
         name: [count("one"), WAIT, LOOK, DONE]
         for name in ("adopted", "unserved", "sent-True", "sent-False", "left", "unheard", "upgraded", "poison", "twice")
     },
+    "left-asking": [count("one"), held(count("two"), "left-asking"), LOOK, DONE],
     "mid-stream": [count("one"), held(count("two"), "mid-stream", after=5), LOOK, DONE],
     "redis": [count("one"), held(count("two"), "redis", after=5), LOOK, DONE],
     "postgres": [count("one"), held(count("two"), "postgres", after=5), LOOK, DONE],

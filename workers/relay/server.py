@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from gevent import socket
+from gevent import GreenletExit, socket
 from gevent.lock import BoundedSemaphore
 from gevent.pool import Pool
-from gevent.pywsgi import WSGIServer
+from gevent.pywsgi import WSGIHandler, WSGIServer
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.wrappers import Request, Response
 
@@ -67,7 +67,12 @@ class LinkServer:
         self._application = Application()
         # A pool, so that `stop` ends the handlers too: without one they would go on for who is still connected.
         self._server = WSGIServer(
-            self._listener, self._application, spawn=Pool(MAX_CONNECTIONS), log=None, error_log=log
+            self._listener,
+            self._application,
+            spawn=Pool(MAX_CONNECTIONS),
+            handler_class=_Connection,
+            log=None,
+            error_log=log,
         )
 
     def serve(self, link: Link) -> None:
@@ -96,6 +101,17 @@ class LinkServer:
     def stop(self) -> None:
         self._server.stop(timeout=0)
         self._path.unlink(missing_ok=True)
+
+
+class _Connection(WSGIHandler):  # type: ignore[misc]
+    """What `stop` ends in the middle of a request is cut off without an answer, so the loop asks whoever serves it
+    then. Answered with 500, as is the server's way, it would take its task for failed."""
+
+    def handle_error(self, kind: Any, error: Any, trace: Any) -> None:
+        if issubclass(kind, GreenletExit):
+            self.close_connection = True
+        else:
+            super().handle_error(kind, error, trace)
 
 
 class Application:

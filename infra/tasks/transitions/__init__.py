@@ -5,12 +5,13 @@ A function that returns None (or False) changed nothing: somebody else was first
 
 by_user      create, cancel, message, retry, delete: what comes through the API
 by_worker    claim, complete, fail, confirm a cancel, give back: what an attempt does
+by_sweep     take back, cancel, adopt: what becomes of the tasks of a worker that is gone
 lease        the authority that a claim gives, and what every end of an attempt has in common
 
-What happens to the tasks of a lost worker stands in `infra.tasks.ownership`. Callers import from here, not from the
-parts.
+Callers import from here, not from the parts. A test sees to it that no other module writes a task's status or owner.
 """
 
+from infra.tasks.transitions.by_sweep import ADOPTED, adopt, cancel_unowned, take_back
 from infra.tasks.transitions.by_user import NewTask, add_message, create, delete, request_cancel, retry
 from infra.tasks.transitions.by_worker import (
     claim,
@@ -19,16 +20,20 @@ from infra.tasks.transitions.by_worker import (
     fail,
     give_back_after_death,
     hand_over,
+    wait_out,
 )
-from infra.tasks.transitions.lease import RELEASED, Lease, close_attempt, hold, in_seconds
+from infra.tasks.transitions.lease import MAX_DEATHS, POISONED, Lease, hold, in_seconds
 
 __all__ = [
-    "RELEASED",
+    "ADOPTED",
+    "MAX_DEATHS",
+    "POISONED",
     "Lease",
     "NewTask",
     "add_message",
+    "adopt",
+    "cancel_unowned",
     "claim",
-    "close_attempt",
     "complete",
     "confirm_cancelled",
     "create",
@@ -40,4 +45,6 @@ __all__ = [
     "in_seconds",
     "request_cancel",
     "retry",
+    "take_back",
+    "wait_out",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -9,10 +10,15 @@ from sqlalchemy import ColumnElement, func, insert, or_, select
 
 from agent_runtime.protocol import Failure
 from infra import limits
-from infra.tables import Attempt, Task, Worker
+from infra.tables import Attempt, Step, Task, Worker
 from infra.tasks.log import Draft, TaskRow, Transaction
 from infra.tasks.states import Status
-from infra.tasks.transitions.lease import RELEASED, Lease, close_attempt, hold, in_seconds
+from infra.tasks.transitions.lease import MAX_DEATHS, RELEASED, Lease, close_attempt, hold, in_seconds
+
+OUTAGE = "outage"
+"""The outcome of an attempt that could not go on because something was away."""
+OUTAGE_REST_S = (5.0, 60.0)
+"""How long a task rests then, at first and at most."""
 
 
 def claim(
@@ -108,10 +114,21 @@ def hand_over(tx: Transaction, lease: Lease, outcome: str, *events: Draft, rest:
     return row is not None and close_attempt(tx, lease.task_id, lease.attempt, outcome)
 
 
-def give_back_after_death(tx: Transaction, lease: Lease, *, limit: int, error: Failure) -> bool:
-    """The sandbox died by itself. Count it: rest longer each time, fail with `error` after `limit` without a step."""
+def wait_out(tx: Transaction, lease: Lease, said: Callable[[float], Draft]) -> bool:
+    """Give a task back because what it needs is away: twice as long each time, while no step comes in between.
+
+    `said` makes the event that tells it, from the seconds until the next attempt. Raises AuthorityLostError.
+    """
+    hold(tx, lease)
+    first, longest = OUTAGE_REST_S
+    rest = min(longest, first * 2.0 ** min(_outages_in_a_row(tx, lease), 16))
+    return hand_over(tx, lease, OUTAGE, said(rest), rest=rest)
+
+
+def give_back_after_death(tx: Transaction, lease: Lease, *, error: Failure) -> bool:
+    """The sandbox died by itself. Count it: rest longer each time, and fail with `error` when it is one too many."""
     deaths = hold(tx, lease).deaths + 1
-    if deaths >= limit:
+    if deaths >= MAX_DEATHS:
         return fail(tx, lease, error)
     row = tx.advance(
         lease.held,
@@ -124,6 +141,15 @@ def give_back_after_death(tx: Transaction, lease: Lease, *, limit: int, error: F
         },
     )
     return row is not None and close_attempt(tx, lease.task_id, lease.attempt, "sandbox_died")
+
+
+def _outages_in_a_row(tx: Transaction, lease: Lease) -> int:
+    """Attempts right before this one that ended so, back to the last one that recorded a step."""
+    numbers = select(Attempt.number).where(Attempt.task_id == lease.task_id, Attempt.number < lease.attempt)
+    otherwise = numbers.where(Attempt.outcome.is_distinct_from(OUTAGE)).order_by(Attempt.number.desc()).limit(1)
+    last_step = select(func.max(Step.attempt)).where(Step.task_id == lease.task_id)
+    since = func.greatest(otherwise.scalar_subquery(), last_step.scalar_subquery(), 0)
+    return max(0, lease.attempt - 1 - int(tx.connection.execute(select(since)).scalar_one()))
 
 
 def _end(

@@ -9,12 +9,22 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, func, select, update
 
+from agent_runtime.protocol import Failure
 from infra.errors import AuthorityLostError
 from infra.tables import Attempt, ModelCall, Task
 from infra.tasks.log import TaskRow, Transaction
 
 RELEASED: dict[str, Any] = {"lease_token": None, "worker_id": None}
 """The columns of a task that nobody holds."""
+
+MAX_DEATHS = 5
+"""Deaths of sandboxes or workers without a new step in between, after which a task is taken for poison."""
+
+POISONED: Failure = {
+    "code": "worker_died_repeatedly",
+    "message": f"{MAX_DEATHS} workers or sandboxes in a row died on this task without a step forward",
+    "hint": "Look into the workers' logs (out of memory?), then retry the task.",
+}
 
 
 @dataclass(frozen=True, slots=True)

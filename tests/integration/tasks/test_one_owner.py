@@ -1,7 +1,8 @@
 """G2 as a property: whatever workers, users and sweepers do, and in whatever order, a task has one owner at most.
 
-Several workers live, fall silent, are taken for dead and come back; each keeps every lease that it was ever given and
-goes on trying to write with all of them. A model beside the database says who the owner is.
+Several workers live, fall silent, are taken for dead and come back; processes die, with a word or without, and heirs
+take over from them, as successors or as siblings. Each keeps every lease that it was ever given and goes on trying to
+write with all of them. A model beside the database says who the owner is.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from sqlalchemy import delete, func, select, update
 
 from infra.errors import AuthorityLostError, ConflictError
 from infra.tables import Attempt, Task, Worker
-from infra.tasks import ownership, records, transitions, turns
+from infra.tasks import ownership, records, takeover, transitions, turns
 from infra.tasks.records import NewStep
 from infra.tasks.states import TERMINAL, Status
 from infra.tasks.transitions import Lease
@@ -33,6 +34,8 @@ class Owners(RuleBasedStateMachine):
     """`owner[task]` is the lease that must be the only one with which anything can be written."""
 
     world: World
+    adopted = 0
+    """In all sequences."""
 
     @initialize()
     def begin(self) -> None:
@@ -46,6 +49,10 @@ class Owners(RuleBasedStateMachine):
         self.given: list[Lease] = []
         self.owner: dict[UUID, Lease | None] = dict.fromkeys(self.tasks)
         self.worker_of: dict[UUID, UUID] = {}
+        self.sandbox_of: dict[UUID, str] = {}
+        self.dead: list[UUID] = []
+        """Workers whose process is gone, so that its lock is free."""
+        self.left: set[UUID] = set()
         self.silent: set[UUID] = set()
         self.swept: set[UUID] = set()
 
@@ -67,10 +74,19 @@ class Owners(RuleBasedStateMachine):
         lease = claimed[0]
         assert worker_id not in self.swept, "a worker that was taken for dead got a task"
         assert self.owner[lease.task_id] is None, "a second owner"
+        self._give(lease, worker_id)
+        self.sandbox_of[lease.task_id] = f"sandbox{len(self.given)}"
+        with self.world.services.tasks.transaction() as tx:
+            records.record_sandbox(tx, lease, self.sandbox_of[lease.task_id])
+
+    def _give(self, lease: Lease, worker_id: UUID) -> None:
         assert all(lease.token != old.token for old in self.given)
         self.given.append(lease)
         self.owner[lease.task_id] = lease
         self.worker_of[lease.token] = worker_id
+
+    def _owned_by(self, worker_id: UUID) -> set[Lease]:
+        return {lease for lease in self.owner.values() if lease and self.worker_of[lease.token] == worker_id}
 
     @rule(data=st.data(), how=st.sampled_from(["step", "event", "complete", "fail", "hand over", "death", "cancelled"]))
     def some_lease_is_written_with(self, data: st.DataObject, how: str) -> None:
@@ -100,7 +116,7 @@ class Owners(RuleBasedStateMachine):
                 records.append_event(tx, lease, ("error", {"code": "c", "message": "m"}))
                 wrote = True
             case "death":
-                wrote = transitions.give_back_after_death(tx, lease, limit=ownership.MAX_DEATHS, error=ERROR)
+                wrote = transitions.give_back_after_death(tx, lease, error=ERROR)
             case "complete":
                 wrote = transitions.complete(tx, lease, "done")
             case "fail":
@@ -121,12 +137,58 @@ class Owners(RuleBasedStateMachine):
         worker_id = self.workers[worker]
         with self.world.services.database.begin() as connection:
             beat = ownership.heartbeat(connection, worker_id, ttl=60)
-        owned = {lease for lease in self.owner.values() if lease and self.worker_of[lease.token] == worker_id}
-        assert set(beat.held) == owned
+        assert set(beat.held) == self._owned_by(worker_id)
         assert beat.alive == (worker_id not in self.swept)
         self.silent.discard(worker_id)
         if not beat.alive:
             self.workers[worker] = self.world.worker()  # it registers anew
+
+    @rule(data=st.data(), worker=some_worker, announced=st.booleans(), heir=st.none() | some_worker)
+    def a_process_ends_and_another_begins(
+        self, data: st.DataObject, worker: int, heir: int | None, *, announced: bool
+    ) -> None:
+        """`heir`: who takes over from it at once; often the one that begins in its place."""
+        gone = self.workers[worker]
+        if announced:
+            self.world.leave(gone, seconds=60)  # nobody falls silent but by a rule
+            self.left.add(gone)
+        self.dead.append(gone)
+        self.workers[worker] = self.world.worker()
+        if heir is not None:
+            self._take_over(data, gone, self.workers[heir], all_of_it=heir == worker)
+
+    @rule(data=st.data(), heir=some_worker, all_of_it=st.booleans())
+    def an_heir_comes_late(self, data: st.DataObject, heir: int, *, all_of_it: bool) -> None:
+        if self.dead:
+            dead = data.draw(st.sampled_from(self.dead))
+            self._take_over(data, dead, self.workers[heir], all_of_it=all_of_it)
+
+    def _take_over(self, data: st.DataObject, dead: UUID, heir_id: UUID, *, all_of_it: bool) -> None:
+        """`all_of_it`: as the successor; else as a sibling. Some sandboxes run, others do not."""
+        owned = self._owned_by(dead)
+        runs = {task for task in sorted(lease.task_id for lease in owned) if data.draw(st.booleans())}
+        nothing = dead in self.swept or heir_id in self.swept
+        deaths = {lease.task_id: self.world.row(lease.task_id).deaths + (dead not in self.left) for lease in owned}
+        adoptable = {task for task in runs if dead in self.left or deaths[task] < transitions.MAX_DEATHS}
+        with self.world.services.tasks.transaction() as tx:
+            sandboxes = {task: self.sandbox_of[task] for task in runs}
+            adopted, _ = takeover.take_over(tx, dead, heir=heir_id, sandboxes=sandboxes, all_of_it=all_of_it)
+        assert {adoption.task.id for adoption in adopted} == (set() if nothing else adoptable)
+        Owners.adopted += len(adopted)
+        for adoption in adopted:
+            self._give(adoption.lease, heir_id)
+            assert self.world.row(adoption.task.id).deaths == deaths[adoption.task.id]
+        left_over = self._owned_by(dead)
+        if not nothing and (all_of_it or not left_over):
+            self.swept.add(dead)
+            self.owner |= {lease.task_id: None for lease in left_over}
+
+    @rule(data=st.data())
+    def nobody_hears_of_the_dead(self, data: st.DataObject) -> None:
+        if self.dead:
+            gone = data.draw(st.sampled_from(self.dead))
+            self.world.let_die(gone)
+            self.silent.add(gone)
 
     @rule()
     def somebody_sweeps(self) -> None:
@@ -186,6 +248,7 @@ def test_no_sequence_gives_a_task_two_owners(world: World) -> None:
     run_state_machine_as_test(
         Owners,
         settings=settings(
-            max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=30, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
+    assert Owners.adopted > 0, "no sequence had an heir"

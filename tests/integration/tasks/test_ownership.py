@@ -48,7 +48,7 @@ def test_a_cancel_survives_a_hand_over(world: World) -> None:
     with world.services.tasks.transaction() as tx:
         transitions.hand_over(tx, lease, "handed_over")
     with world.services.tasks.transaction() as tx:
-        assert [row.status for row in ownership.cancel_unowned(tx)] == [Status.CANCELLED]
+        assert [row.status for row in transitions.cancel_unowned(tx)] == [Status.CANCELLED]
 
 
 def test_a_worker_that_leaves_keeps_its_tasks_for_a_moment_and_counts_no_death(world: World) -> None:

@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import select, update
 
 from infra.tables import Attempt, Task
-from infra.tasks import ownership, records, transitions
+from infra.tasks import records, transitions
+from infra.tasks.log import read_events
 from infra.tasks.records import NewStep
 from infra.tasks.states import Status
 from infra.tasks.transitions import Lease
@@ -22,7 +23,7 @@ Death = Callable[[World, Lease], None]
 
 def sandbox_dies(world: World, lease: Lease) -> None:
     with world.services.tasks.transaction() as tx:
-        transitions.give_back_after_death(tx, lease, limit=ownership.MAX_DEATHS, error=OUT_OF_MEMORY)  # type: ignore[arg-type]
+        transitions.give_back_after_death(tx, lease, error=OUT_OF_MEMORY)  # type: ignore[arg-type]
 
 
 def worker_dies(world: World, lease: Lease) -> None:
@@ -37,7 +38,7 @@ def handed_over(world: World, lease: Lease) -> None:
 
 def outage(world: World, lease: Lease) -> None:
     with world.services.tasks.transaction() as tx:
-        assert transitions.hand_over(tx, lease, "outage", rest=5.0)
+        assert transitions.wait_out(tx, lease, lambda rest: ("error", {"code": "c", "message": f"in {rest:.0f} s"}))
 
 
 def again(world: World, task_id: UUID) -> Lease:
@@ -93,15 +94,36 @@ def test_deaths_of_both_kinds_add_up(world: World) -> None:
 def test_what_is_nobodys_fault_counts_as_no_death(world: World, given_back: Death) -> None:
     task_id = world.task()
     worker_dies(world, again(world, task_id))
-    for _ in range(2 * ownership.MAX_DEATHS):
+    for _ in range(2 * transitions.MAX_DEATHS):
         given_back(world, again(world, task_id))
     row = world.row(task_id)
     assert (row.status, row.deaths) == (Status.PENDING, 1)
 
 
+def test_what_waits_for_an_outage_to_end_asks_less_and_less_often_and_says_so(world: World) -> None:
+    task_id = world.task()
+    rests = [5, 10, 20, 40, 60, 60]
+    for rest in rests:
+        outage(world, again(world, task_id))
+        assert rest_of(world, task_id) == rest
+    with world.services.database.read() as connection:
+        page = read_events(connection, task_id, after=0, limit=100).events
+    said = [event["data"]["message"] for event in page if event["type"] == "error"]
+    assert said == [f"in {rest} s" for rest in rests]
+    worker_dies(world, again(world, task_id))  # so it is not away all the time
+    outage(world, again(world, task_id))
+    assert rest_of(world, task_id) == 5
+    outage(world, again(world, task_id))
+    lease = again(world, task_id)
+    with world.services.tasks.single_statement() as tx:
+        records.record_step(tx, lease, NewStep(1, None, {"content": []}, "", (), ()))
+    outage(world, lease)
+    assert rest_of(world, task_id) == 5, "it went forward in between"
+
+
 def test_a_step_forward_makes_good_for_the_deaths_before_it(world: World) -> None:
     task_id = world.task()
-    for _ in range(ownership.MAX_DEATHS - 1):
+    for _ in range(transitions.MAX_DEATHS - 1):
         worker_dies(world, again(world, task_id))
     lease = again(world, task_id)
     with world.services.tasks.single_statement() as tx:
@@ -113,7 +135,7 @@ def test_a_step_forward_makes_good_for_the_deaths_before_it(world: World) -> Non
 
 def test_a_retry_by_the_user_begins_to_count_anew(world: World) -> None:
     task_id = world.task()
-    for _ in range(ownership.MAX_DEATHS):
+    for _ in range(transitions.MAX_DEATHS):
         worker_dies(world, again(world, task_id))
     with world.services.tasks.transaction() as tx:
         assert transitions.retry(tx, task_id, user_id=world.user_id, budget_usd=None).deaths == 0

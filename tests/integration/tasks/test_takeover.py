@@ -121,7 +121,7 @@ def test_poison_is_not_adopted(world: World) -> None:
     dead, heir = world.worker(), world.worker()
     lease = started(world, dead)
     with world.services.database.begin() as connection:
-        connection.execute(update(Task).values(deaths=ownership.MAX_DEATHS - 1))
+        connection.execute(update(Task).values(deaths=transitions.MAX_DEATHS - 1))
     adopted, given_back = take_over(world, dead, heir, {lease.task_id: SANDBOX})
     assert (adopted, [row.status for row in given_back]) == ([], [Status.FAILED])
 

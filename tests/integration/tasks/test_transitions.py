@@ -88,7 +88,7 @@ REFUSED_WRITES: dict[str, Callable[[Transaction, Lease], object]] = {
     "egress": lambda tx, lease: record_egress(
         tx, lease, [EgressRecord(host="h", port=1, method="", decision="refused")]
     ),
-    "death": lambda tx, lease: transitions.give_back_after_death(tx, lease, limit=5, error=ERROR),  # type: ignore[arg-type]
+    "death": lambda tx, lease: transitions.give_back_after_death(tx, lease, error=ERROR),  # type: ignore[arg-type]
     "released": lambda tx, lease: budget.release(tx, lease, HELD, "refused"),
     "lost": lambda tx, lease: budget.lose(tx, lease, HELD, "cut off"),
     "patch": lambda tx, lease: records.save_patch(tx, lease, base_sha="0", tree="", diff=b"", counts=(0, 0, 0)),

@@ -179,7 +179,7 @@ ENDINGS: dict[str, tuple[Callable[[Transaction, Lease], object], Status]] = {
     ),
     "hand over": (lambda tx, lease: transitions.hand_over(tx, lease, "handed_over"), Status.PENDING),
     "death": (
-        lambda tx, lease: transitions.give_back_after_death(tx, lease, limit=5, error=ERROR),
+        lambda tx, lease: transitions.give_back_after_death(tx, lease, error=ERROR),
         Status.PENDING,
     ),
 }

@@ -19,9 +19,12 @@ from workers.sandbox.local import LocalDriver
 MORE_THAN_THERE_IS = 2**62
 
 
+def wanting(services: Services, floor: int) -> Services:
+    return replace(services, settings=services.settings.model_copy(update={"min_free_bytes": floor}))
+
+
 def a_room(services: Services, floor: int) -> Room:
-    settings = services.settings.model_copy(update={"min_free_bytes": floor})
-    return Room(replace(services, settings=settings), worker="w1")
+    return Room(wanting(services, floor), worker="w1")
 
 
 def test_a_host_with_room_declines_nothing(world: World) -> None:
@@ -45,7 +48,7 @@ def test_a_host_without_room_says_so_once_and_passes_the_wake_up_on(
 
 
 def test_a_worker_asks_before_it_claims(world: World) -> None:
-    services = a_room(world.services, MORE_THAN_THERE_IS)._services
+    services = wanting(world.services, MORE_THAN_THERE_IS)
     host = WorkerHost(services, LocalDriver(services.settings), name="w1")
     host._lifetime.beaten(time.monotonic())
     task = world.task()

@@ -13,7 +13,7 @@ from infra import limits
 from infra.queue import AGENTS, queue_length
 from infra.services import Services
 from infra.tables import Attempt, Task
-from infra.tasks import ownership, transitions
+from infra.tasks import transitions
 from infra.tasks.states import Status
 from tests.services import Redis
 from tests.world import World
@@ -128,7 +128,7 @@ def test_a_released_slot_wakes_a_task_of_its_user(world: World) -> None:
     assert queued(world.services) == []
     assert lease is not None
     with world.services.tasks.transaction() as tx:
-        assert transitions.fail(tx, lease, ownership.POISONED)
+        assert transitions.fail(tx, lease, transitions.POISONED)
     sweeper.send_again()
     assert queued(world.services) == [following]
 
