@@ -81,9 +81,9 @@ def ask(connection: Connection, reference: str, *, user_id: UUID) -> None:
 
 def found(connection: Connection, references: set[str]) -> dict[str, dict[str, Any]]:
     """`{state, error}` of each of these images that somebody has asked for."""
-    rows = connection.execute(
-        select(Image.reference, Image.state, Image.error).where(Image.reference.in_(references or {""}))
-    )
+    if not references:
+        return {}
+    rows = connection.execute(select(Image.reference, Image.state, Image.error).where(Image.reference.in_(references)))
     return {row.reference: {"state": row.state, "error": row.error} for row in rows}
 
 

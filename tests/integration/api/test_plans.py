@@ -33,9 +33,11 @@ create function pg_temp.id(age interval) returns uuid language sql volatile as $
 $$;
 insert into users (id, email, password_hash)
     select gen_random_uuid(), n || '@example.invalid', 'x' from generate_series(1, 99) n;
-insert into projects (id, user_id, repo_url, name)
-    select pg_temp.id(interval '366 days'), users.id, 'https://example.com/' || n, 'r'
+insert into projects (id, user_id, repo_url, name, image)
+    select pg_temp.id(interval '366 days'), users.id, 'https://example.com/' || n, 'r', 'image:' || n
     from users, generate_series(1, 100) n;
+insert into images (reference, requested_by, requested_at, state)
+    select 'image:' || n, (select id from users limit 1), now(), 'ready' from generate_series(1, 5000) n;
 insert into api_tokens (id, user_id, name, token_hash)
     select pg_temp.id(n * interval '1 hour'), users.id, 't', users.id::text || n
     from users, generate_series(1, case when users.id = :user_id then 2000 else 20 end) n;
