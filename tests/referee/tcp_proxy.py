@@ -6,11 +6,13 @@ import asyncio
 import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 T = TypeVar("T")
 
 PIECE = 65536
 ANSWER_S = 10.0
+_ROUNDS = 5
 
 
 class TcpProxy:
@@ -26,7 +28,7 @@ class TcpProxy:
         self._target = target
         self._broken = False
         self._flowing = asyncio.Event()
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._writers: WeakSet[asyncio.StreamWriter] = WeakSet()
         self.refused = 0
         """Connections that were tried while it was cut."""
         self.port = roads.do(self._open())
@@ -46,6 +48,12 @@ class TcpProxy:
         self._server = await asyncio.start_server(self._carry, "127.0.0.1", 0, backlog=512)
         return int(self._server.sockets[0].getsockname()[1])
 
+    async def end(self) -> None:
+        """Nothing of it is left open. For `Roads`."""
+        self._server.close()
+        await self._cut()
+        self._flowing.set()
+
     async def _cut(self) -> None:
         self._broken = True
         for writer in tuple(self._writers):
@@ -62,17 +70,21 @@ class TcpProxy:
             self.refused += 1
             writer.transport.abort()
             return
+        ends = [writer]
         self._writers.add(writer)
         try:
             await self._flowing.wait()
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+            ends.append(far_writer)
+            self._writers.add(far_writer)
+            if self._broken:  # it was cut while we went there
+                await self._cut()
+            await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
         except OSError:  # the part behind is down: so are we
-            self._writers.discard(writer)
             writer.transport.abort()
-            return
-        self._writers.add(far_writer)
-        await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
-        self._writers -= {writer, far_writer}
+        finally:
+            for end in ends:
+                end.close()  # what was written still goes out
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         try:
@@ -90,24 +102,37 @@ class Roads:
     """All proxies of a run, on one thread. `close` ends them."""
 
     def __init__(self) -> None:
+        self._ways: list[TcpProxy] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="roads", daemon=True)
         self._thread.start()
 
     def to(self, target: int) -> TcpProxy:
-        return TcpProxy(self, target)
+        way = TcpProxy(self, target)
+        self._ways.append(way)
+        return way
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(ANSWER_S)
 
     def close(self) -> None:
+        """A second time it does nothing."""
+        if self._loop.is_closed():
+            return
         self.do(self._end_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(ANSWER_S)
         self._loop.close()
 
     async def _end_all(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
+        for _ in range(_ROUNDS):
+            for way in self._ways:
+                await way.end()
+            if not (tasks := asyncio.all_tasks() - {asyncio.current_task()}):
+                break
+            await asyncio.wait(tasks, timeout=ANSWER_S / 2 / _ROUNDS)  # they find their ends gone
+        for task in tasks:  # whatever keeps it
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for _ in range(_ROUNDS):  # transports close their sockets in the loop's next rounds
+            await asyncio.sleep(0)
