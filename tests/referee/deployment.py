@@ -37,12 +37,15 @@ from tests.services import SECRET_KEY, Postgres, Redis
 from tests.standin.github import GitHubStandIn
 from tests.standin.gitserver import GitServer
 from tests.standin.model import ModelStandIn
+from workers.open_files import allow_open_files
 
 HOSTS = ("north", "east", "south")
 CREDENTIALS = ("farhand", "a-git-password")
 SLOTS = 16
 TASKS_OF_THE_USER = 48
 START_S = 120.0
+CONNECTIONS = 500
+"""Each of its parts has some tens at a time, and a way that can be cut holds both ends of each."""
 
 
 @dataclass
@@ -108,6 +111,7 @@ def deployed(
     trajectories: Mapping[str, Sequence[Any]], *, sandbox: str, lease_ttl: float, warm: int = 1
 ) -> Iterator[Deployment]:
     """Everything, started. Raises NeverHappenedError when it does not start; nothing is left in any case."""
+    allow_open_files(CONNECTIONS)
     with ExitStack() as held:
         scratch = Path(tempfile.mkdtemp(prefix="fh-referee-"))
         held.callback(shutil.rmtree, scratch, ignore_errors=True)
