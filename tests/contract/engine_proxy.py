@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ENGINE = "/var/run/docker.sock"
@@ -17,8 +17,9 @@ class EngineProxy:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._listener: socket.socket | None = None
-        self._open: list[socket.socket] = []
+        self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
 
     def open(self, *, silent: bool = False) -> None:
         """Listen. When `silent`, connections are taken and nothing is ever answered."""
@@ -33,16 +34,17 @@ class EngineProxy:
         if self._listener:
             self._listener.shutdown(socket.SHUT_RDWR)
             self._listener.close()
-        for end in self._open:
-            try:
-                end.shutdown(socket.SHUT_RDWR)
-            except OSError:  # the other side was first
-                continue
-        for thread in self._threads:
+        with self._lock:
+            for end in self._open:
+                with suppress(OSError):  # the other side was first
+                    end.shutdown(socket.SHUT_RDWR)
+            threads, self._threads = self._threads, []
+        for thread in threads:
             thread.join(10)
-        for end in self._open:
-            end.close()
-        self._open, self._threads = [], []
+        with self._lock:
+            for end in self._open:
+                end.close()
+            self._open.clear()
 
     @contextmanager
     def away(self) -> Iterator[None]:
@@ -59,18 +61,33 @@ class EngineProxy:
                 client, _address = listener.accept()
             except OSError:  # shut
                 return
-            self._open.append(client)
+            with self._lock:
+                self._open.add(client)
             if not silent:
-                engine = socket.socket(socket.AF_UNIX)
-                engine.connect(ENGINE)
-                self._open.append(engine)
-                self._start(_pass_on, client, engine)
-                self._start(_pass_on, engine, client)
+                self._start(self._carry, client)
+
+    def _carry(self, client: socket.socket) -> None:
+        """One connection, to its end: an engine is asked many hundred times while a test runs."""
+        engine = socket.socket(socket.AF_UNIX)
+        with self._lock:
+            self._open.add(engine)
+        try:
+            engine.connect(ENGINE)
+            back = threading.Thread(target=_pass_on, args=(engine, client), daemon=True)
+            back.start()
+            _pass_on(client, engine)
+            back.join()
+        finally:
+            with self._lock:
+                self._open -= {client, engine}
+                client.close()
+                engine.close()
 
     def _start(self, target: object, *args: object) -> None:
         thread = threading.Thread(target=target, args=args, daemon=True)  # type: ignore[arg-type]
-        self._threads.append(thread)
-        thread.start()
+        with self._lock:
+            self._threads = [*(one for one in self._threads if one.is_alive()), thread]
+            thread.start()
 
 
 def _pass_on(source: socket.socket, target: socket.socket) -> None:
