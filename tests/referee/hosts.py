@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.cli import launch
+from infra.settings import Settings
 from tests.contract.engine_proxy import EngineProxy
 from tests.referee.parts import Part
 from tests.referee.tcp_proxy import TcpProxy
@@ -60,9 +61,14 @@ class Host:
             pids = [pid for pid, owner in self._sandbox_processes() if owner == sandbox]
         else:
             pids = self._container_pids(sandbox)
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, what)
+        try:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, what)
+        except (
+            PermissionError
+        ):  # an ordinary user's containers are other users': who may use the engine may do it there
+            _signal_as_root(pids, what)
 
     def lose(self) -> None:
         """The machine is gone, with all that ran and lay there. The worker is not started again by this."""
@@ -125,6 +131,13 @@ class Host:
                     if root in words:
                         found.append((int(entry.name), words.partition(root)[2].split("/")[0].split("\0")[0]))
         return found
+
+
+def _signal_as_root(pids: list[int], what: signal.Signals) -> None:
+    image = Settings.model_fields["agent_image"].default
+    kill = f"kill -{what.value} {' '.join(map(str, pids))} || true"  # some may be gone
+    among = ("--rm", "--pid=host", "--network=none", "--entrypoint=/bin/sh")
+    subprocess.run(["docker", "run", *among, image, "-c", kill], check=True, capture_output=True)
 
 
 def processes_of(run_dir: Path) -> list[int]:

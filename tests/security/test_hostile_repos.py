@@ -7,7 +7,6 @@ completed or with a code and a hint.
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from infra.cli.data_dir import remove_tree
 from infra.client.rest import Client
 from tests.acceptance.conftest import CREDENTIALS, environment_for
 from tests.deployment import Deployment, events_of, watch
@@ -112,7 +112,7 @@ def stage(postgres: Postgres, redis_url: str, tmp_path_factory: pytest.TempPathF
         }
         with Deployment(settings, scratch / "data", **environment) as deployment, deployment.client() as client:
             yield Stage(deployment, client, host, model, scratch, traces, run_dir)
-    shutil.rmtree(run_dir)
+    remove_tree(run_dir)
 
 
 def hooks_and_settings_in_the_tree(repo: Source, trace: str) -> None:
