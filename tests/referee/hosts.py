@@ -65,9 +65,7 @@ class Host:
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, what)
-        except (
-            PermissionError
-        ):  # an ordinary user's containers are other users': who may use the engine may do it there
+        except PermissionError:  # containers run as other users; whoever may use the engine may do it from there
             _signal_as_root(pids, what)
 
     def lose(self) -> None:
