@@ -29,6 +29,8 @@ class TcpProxy:
         self._broken = False
         self._flowing = asyncio.Event()
         self._writers: WeakSet[asyncio.StreamWriter] = WeakSet()
+        self._carrying: set[asyncio.Task[Any] | None] = set()
+        """asyncio itself forgets a task that waits for ends of which neither can be read any more."""
         self.refused = 0
         """Connections that were tried while it was cut."""
         self.port = roads.do(self._open())
@@ -71,6 +73,7 @@ class TcpProxy:
             writer.transport.abort()
             return
         ends = [writer]
+        self._carrying.add(mine := asyncio.current_task())
         self._writers.add(writer)
         try:
             await self._flowing.wait()
@@ -83,6 +86,7 @@ class TcpProxy:
         except OSError:  # the part behind is down: so are we
             writer.transport.abort()
         finally:
+            self._carrying.discard(mine)
             for end in ends:
                 end.close()  # what was written still goes out
 
